@@ -1,0 +1,33 @@
+"""What a denoiser may be told beside the state and the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions of one batch; every field is optional and carries the batch first.
+
+    Attributes:
+        labels: int64 (B,), class labels.
+        endpoint: (B, C, H, W), a bridge's given end point y.
+        image: (B, C, H, W), a condition image that is shown to the network.
+        mask: (B, 1, H, W) in {0, 1}, the region to be filled.
+    """
+
+    labels: Tensor | None = None
+    endpoint: Tensor | None = None
+    image: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Conditions:
+        """The same conditions on another device."""
+        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Conditions(**{name: None if value is None else value.to(device) for name, value in moved.items()})
+
+
+NO_CONDITIONS = Conditions()

@@ -1,0 +1,87 @@
+"""A denoiser maps (state, time, conditions) to a `Prediction` and counts what it asked the network.
+
+Anything with this interface can be sampled: a trained network, a guided one, or a closed-form oracle.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
+from diffexp.prediction.head import Head
+from diffexp.prediction.result import Prediction
+from diffexp.process.base import Marginal, Process
+
+
+@dataclass(frozen=True)
+class Point:
+    """Everything about a time (or a batch of them) that a denoiser needs, computed before the loop.
+
+    Attributes:
+        marginal: the process at that time, cast to the state's type and device.
+        time: the network's time input, float32 on the state's device, () or (n,); None for oracles.
+    """
+
+    marginal: Marginal
+    time: Tensor | None
+
+    def __getitem__(self, index: int) -> Point:
+        return Point(self.marginal[index], None if self.time is None else self.time[index])
+
+
+class Denoiser(abc.ABC):
+    """A source of predictions on one process.
+
+    Attributes:
+        process: the forward process.
+        gives: what its predictions hold, see `Head.gives`.
+        evaluations: network evaluations so far, summed over images (guidance costs two for each).
+    """
+
+    process: Process
+    gives: frozenset[str] = frozenset({"data", "noise"})
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.evaluations = 0
+
+    def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
+        """The point of the times `t` (float64, () or (n,)) for states of this type and device."""
+        return Point(self.process.marginal(t).cast(dtype, device), None)
+
+    @abc.abstractmethod
+    def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
+        """The prediction at states `u` (B, *), all at one time or each at its own."""
+
+
+class NetworkDenoiser(Denoiser):
+    """A denoiser made of a network and the meaning of its output.
+
+    Args:
+        network: maps (state, time input (B,), labels) to an output of `head.out_channels` channels.
+        head: the prediction.
+        process: the forward process.
+    """
+
+    def __init__(self, network: nn.Module, head: Head, process: Process) -> None:
+        super().__init__(process)
+        head.check(process)
+        self.network = network
+        self.head = head
+        self.gives = head.gives
+
+    def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
+        time = self.head.time_input(self.process, t).to(device=device, dtype=torch.float32)
+        return Point(self.process.marginal(t).cast(dtype, device), time)
+
+    def output(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Tensor:
+        """The raw network output in the state's type; counted."""
+        self.evaluations += u.shape[0]
+        return self.network(u, point.time.expand(u.shape[0]), conditions.labels).to(u.dtype)
+
+    def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
+        return self.head.predict(u, point.marginal, self.output(u, point, conditions))

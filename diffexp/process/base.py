@@ -1,0 +1,147 @@
+"""What every linear Gaussian forward process states about itself.
+
+    u_t = A_t x0 + B_t y + L_t e,   e ~ N(0, I);        du = F_t u dt + G_t dw
+
+`t` is forward time, 0 = data. All times are float64 tensors on the CPU, of shape () or (n,), and all operators carry the
+same batch shape. Implementations are plain classes: nothing here learns.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffexp.process.operator import Operator
+
+FactorKind = Literal["cholesky", "R"]
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """The law of u_t given the data, at a batch of times: u_t = signal x0 + auxiliary y + factor e.
+
+    Attributes:
+        t: times, float64 () or (n,).
+        signal: A_t.
+        auxiliary: B_t, or None for a process without a second image.
+        factor: L_t, the factor in which the noise is expressed.
+    """
+
+    t: Tensor
+    signal: Operator
+    auxiliary: Operator | None
+    factor: Operator
+
+    def __getitem__(self, index: int) -> Marginal:
+        auxiliary = None if self.auxiliary is None else self.auxiliary[index]
+        return Marginal(self.t[index], self.signal[index], auxiliary, self.factor[index])
+
+    def cast(self, dtype: torch.dtype, device: torch.device | str) -> Marginal:
+        """The same marginal with operators ready for states of this type and device; `t` stays float64."""
+        auxiliary = None if self.auxiliary is None else self.auxiliary.cast(dtype, device)
+        return Marginal(self.t, self.signal.cast(dtype, device), auxiliary, self.factor.cast(dtype, device))
+
+    def perturb(self, x0: Tensor, noise: Tensor, y: Tensor | None = None) -> Tensor:
+        """u_t for given (lifted) data and unit noise, each (B, *)."""
+        terms = [(self.signal, x0), (self.factor, noise)]
+        if self.auxiliary is not None:
+            if y is None:
+                raise ValueError("this process has a second image: give y")
+            terms.append((self.auxiliary, y))
+        return self.signal.combine(terms)
+
+
+class Process(abc.ABC):
+    """A linear Gaussian forward process.
+
+    Attributes:
+        name: short name, as in the config group.
+        variance_preserving: alpha^2 + sigma^2 = 1 at every time.
+        t_max: time of the prior.
+        t_data: time at which the marginal is closest to the data (usually 0).
+    """
+
+    name: str
+    variance_preserving: bool = False
+    t_max: float = 1.0
+    t_data: float = 0.0
+
+    @abc.abstractmethod
+    def signal(self, t: Tensor) -> Operator:
+        """A_t: the mean of u_t is A_t x0 (+ B_t y)."""
+
+    def auxiliary(self, t: Tensor) -> Operator | None:
+        """B_t, or None when the process has no second image."""
+        return None
+
+    @abc.abstractmethod
+    def factor(self, t: Tensor, kind: FactorKind = "R") -> Operator:
+        """A factor of the covariance of u_t given the data.
+
+        Args:
+            t: times.
+            kind: "R" solves dR/dt = (F + G G^T Sigma^-1 / 2) R (gDDIM, eq. 17); "cholesky" is lower triangular. They
+                differ by a rotation, and not at all for isotropic noise.
+        """
+
+    @abc.abstractmethod
+    def transition(self, t: Tensor, s: Tensor) -> Operator:
+        """Psi(t, s), the noise-free propagation from time s to time t: A_t = Psi(t, s) A_s."""
+
+    @abc.abstractmethod
+    def drift(self, t: Tensor) -> Operator:
+        """F_t, per unit of time."""
+
+    @abc.abstractmethod
+    def diffusion(self, t: Tensor) -> Operator:
+        """G_t, per square root of a unit of time."""
+
+    @abc.abstractmethod
+    def prior_factor(self) -> Operator:
+        """The factor of the law from which sampling starts, N(0, K K^T) around zero signal."""
+
+    @abc.abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha^2 / sigma^2), for the weights and time inputs of isotropic processes."""
+
+    @abc.abstractmethod
+    def time_of(self, alpha: Tensor) -> Tensor:
+        """The time at which the signal level is `alpha`, the inverse of `signal` for scalar processes."""
+
+    def marginal(self, t: Tensor, kind: FactorKind = "R") -> Marginal:
+        """The law of u_t given the data at times `t`."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return Marginal(t, self.signal(t), self.auxiliary(t), self.factor(t, kind))
+
+    def lift(self, x0: Tensor) -> Tensor:
+        """The data as a state; identity unless the state has more channels than the image."""
+        return x0
+
+    def readout(self, u: Tensor) -> Tensor:
+        """The image in a state; identity unless the state has more channels than the image."""
+        return u
+
+    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one state for one image shape (C, H, W)."""
+        return tuple(image_shape)
+
+    def posterior(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> tuple[Operator, Operator]:
+        """The law of u_s given u_t and the data, for s < t, with u_t = A_t x0 + L_t e.
+
+        Returns:
+            (K, C): u_s = A_s x0 + K e + C z with fresh unit noise z; K = Sigma_s Psi^T L_t^-T with Psi = Psi(t, s), and
+            C C^T = Sigma_s - K K^T (Bayes' rule for Gaussians; for VP it is DDPM's eq. 7).
+        """
+        sigma_s = self.factor(s, kind).covariance()
+        mean = sigma_s @ self.transition(t, s).transpose() @ self.factor(t, kind).transpose().inverse()
+        return mean, self.posterior_factor(t, s, kind)
+
+    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> Operator:
+        """C of `posterior`; processes with a form free of cancellation override this."""
+        sigma_s = self.factor(s, kind).covariance()
+        mean = sigma_s @ self.transition(t, s).transpose() @ self.factor(t, kind).transpose().inverse()
+        return (sigma_s - mean.covariance()).factor()

@@ -1,0 +1,1 @@
+"""Evaluation: generate images, extract features, measure distances with their protocol, and report them."""

@@ -1,7 +1,7 @@
 """What the network's output means: noise (eps), data (x0) or velocity (v = alpha e - sigma x0), Salimans & Ho 2022.
 
-With consistent targets the squared errors of one output are tied: E = SNR X, V = (1 + SNR) X, where X, E, V are the errors
-in data, noise and velocity (section 4 and eq. 9 of that paper). `data_weight` is that factor; weights build on it.
+With consistent targets the squared errors of one output are tied: E = SNR X, V = (1 + SNR) X, where X, E, V are the
+errors in data, noise and velocity (section 4 and eq. 9 of that paper). `data_weight` is that factor; weights build on it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Head(abc.ABC):
         """Output channels of the network for a state of `channels` channels."""
         return channels
 
-    def check(self, process: Process) -> None:
+    def check(self, process: Process) -> None:  # noqa: B027 - most heads fit every process
         """Raise ConfigError when this head has no meaning on `process`."""
 
     def time_input(self, process: Process, t: Tensor) -> Tensor:
@@ -99,10 +99,10 @@ class V(Head):
 
     def check(self, process: Process) -> None:
         if not process.variance_preserving:
-            raise ConfigError(f"prediction=v needs alpha^2 + sigma^2 = 1, process={process.name} has not: choose eps or x0")
+            raise ConfigError(f"prediction=v needs alpha^2 + sigma^2 = 1, not so on process={process.name}: use eps or x0")
 
     def target(self, marginal: Marginal, x0: Tensor, noise: Tensor) -> Tensor:
-        return combine([(marginal.signal, noise), (-1.0 * marginal.factor, x0)])
+        return combine([(marginal.signal, noise), (marginal.minus_factor, x0)])
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return 1.0 + process.log_snr(t).exp()
@@ -111,6 +111,6 @@ class V(Head):
         return Prediction(
             u,
             marginal,
-            data=lambda: combine([(marginal.signal, u), (-1.0 * marginal.factor, output)]),
+            data=lambda: combine([(marginal.signal, u), (marginal.minus_factor, output)]),
             noise=lambda: combine([(marginal.factor, u), (marginal.signal, output)]),
         )

@@ -57,9 +57,9 @@ class Prediction:
         return Prediction(self._u, self._marginal, data=lambda: self.data.clamp(low, high))
 
     def _data_from_noise(self) -> Tensor:
-        inverse = self._marginal.signal.inverse()
-        return combine([(inverse, self._u), (-1.0 * (inverse @ self._marginal.factor), self.noise)])
+        of_state, of_noise = self._marginal.data_from_noise
+        return combine([(of_state, self._u), (of_noise, self.noise)])
 
     def _noise_from_data(self) -> Tensor:
-        inverse = self._marginal.factor.inverse()
-        return combine([(inverse, self._u), (-1.0 * (inverse @ self._marginal.signal), self.data)])
+        of_state, of_data = self._marginal.noise_from_data
+        return combine([(of_state, self._u), (of_data, self.data)])

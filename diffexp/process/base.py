@@ -2,14 +2,15 @@
 
     u_t = A_t x0 + B_t y + L_t e,   e ~ N(0, I);        du = F_t u dt + G_t dw
 
-`t` is forward time, 0 = data. All times are float64 tensors on the CPU, of shape () or (n,), and all operators carry the
-same batch shape. Implementations are plain classes: nothing here learns.
+`t` is forward time, 0 = data. Times are float64 tensors on the CPU, of shape () or (n,), and operators carry the same
+batch shape. Implementations are plain classes: nothing here learns.
 """
 
 from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -44,6 +45,23 @@ class Marginal:
         """The same marginal with operators ready for states of this type and device; `t` stays float64."""
         auxiliary = None if self.auxiliary is None else self.auxiliary.cast(dtype, device)
         return Marginal(self.t, self.signal.cast(dtype, device), auxiliary, self.factor.cast(dtype, device))
+
+    @cached_property
+    def minus_factor(self) -> Operator:
+        """-L_t."""
+        return -1.0 * self.factor
+
+    @cached_property
+    def data_from_noise(self) -> tuple[Operator, Operator]:
+        """(A^-1, -A^-1 L): x0 = A^-1 u - A^-1 L e."""
+        inverse = self.signal.inverse()
+        return inverse, -1.0 * (inverse @ self.factor)
+
+    @cached_property
+    def noise_from_data(self) -> tuple[Operator, Operator]:
+        """(L^-1, -L^-1 A): e = L^-1 u - L^-1 A x0."""
+        inverse = self.factor.inverse()
+        return inverse, -1.0 * (inverse @ self.signal)
 
     def perturb(self, x0: Tensor, noise: Tensor, y: Tensor | None = None) -> Tensor:
         """u_t for given (lifted) data and unit noise, each (B, *)."""

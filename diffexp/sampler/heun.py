@@ -48,10 +48,10 @@ class Heun(Stepper):
         t, s = times[:-1], times[1:]
         transition = process.transition(s, t)
         full = process.factor(s) - transition @ process.factor(t)
-        n = len(t)
+        final = len(t) - 1
         return [
-            Row(k, transition[k], full[k], 0.5 * full[k], final=k == n - 1, hand_over_data=k == n - 1 and last == "data")
-            for k in range(n)
+            Row(k, transition[k], full[k], 0.5 * full[k], k == final, hand_over_data=k == final and last == "data")
+            for k in range(len(t))
         ]
 
     def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw) -> Tensor:

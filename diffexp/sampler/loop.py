@@ -135,4 +135,4 @@ class Sampler:
 
     def _check_count(self, counted: int, nfe: int, images: int) -> None:
         if counted != nfe * images:
-            raise SamplingError(f"sampler {self.name} declared {nfe} evaluations an image and used {counted / images:g}")
+            raise SamplingError(f"sampler {self.name} declared {nfe} evaluations an image, used {counted / images:g}")

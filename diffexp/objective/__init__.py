@@ -1,0 +1,1 @@
+"""Training objectives: the time law, the weighting, the metric and its reduction."""

@@ -1,0 +1,107 @@
+"""The time input (and the label) of a network turned into a vector that every residual block reads.
+
+Positional: Progressive Distillation, DDPM++ (sinusoids, half-1 in the denominator, sines first). Fourier: NCSN++ of
+Song et al. 2021 (fixed random frequencies of the logarithm of the time input). The scaling of time (1000 u, 999 t, ...)
+is the prediction's business, not the network's. All of this is computed in float32 or better, even under autocast:
+neighbouring times of a fine grid differ by less than half precision can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffexp.core.errors import DiffexpError
+
+
+class PositionalFeatures(nn.Module):
+    """sin(time f_k) | cos(time f_k), f_k = max_period^(-k / (half - 1)), k = 0 .. half - 1, half = width / 2.
+
+    Args:
+        width: number of features, even, at least 4.
+        max_period: the lowest frequency is 1 / max_period (radians per unit of time).
+    """
+
+    def __init__(self, width: int, max_period: float = 1e4) -> None:
+        super().__init__()
+        self.width = width
+        self.max_period = max_period
+
+    def forward(self, time: Tensor) -> Tensor:
+        """(B,) -> (B, width), in the dtype of `time`."""
+        half = self.width // 2
+        steps = torch.arange(half, dtype=time.dtype, device=time.device)
+        angles = time[:, None] * torch.exp(steps * (-math.log(self.max_period) / (half - 1)))
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class FourierFeatures(nn.Module):
+    """sin(2 pi w log time) | cos(2 pi w log time) with fixed random frequencies w ~ N(0, scale^2).
+
+    The frequencies are drawn once, never trained, and saved with the weights: without them the weights mean nothing.
+
+    Args:
+        width: number of features, even.
+        scale: standard deviation of the frequencies.
+    """
+
+    def __init__(self, width: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("frequencies", torch.randn(width // 2) * scale)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """(B,) of positive times -> (B, width), in the dtype of `time`."""
+        angles = (2.0 * math.pi) * time.log()[:, None] * self.frequencies.to(time.dtype)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class LabelEmbedding(nn.Linear):
+    """A dense layer with bias on the one-hot label: (B,) int64 in [0, num_classes) -> (B, width)."""
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.weight.t()[labels] + self.bias
+
+
+class Embedding(nn.Module):
+    """silu(dense(silu(dense(features(time)))) + label): what residual blocks project. The last silu is shared by them.
+
+    Args:
+        features: maps (B,) to (B, features.width).
+        width: of the result.
+        num_classes: 0 for a network without labels.
+    """
+
+    def __init__(self, features: PositionalFeatures | FourierFeatures, width: int, num_classes: int = 0) -> None:
+        super().__init__()
+        self.features = features
+        self.dense1 = nn.Linear(features.width, width)
+        self.dense2 = nn.Linear(width, width)
+        self.label = LabelEmbedding(num_classes, width) if num_classes else None
+
+    def forward(self, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B,) time input, (B,) labels -> (B, width), in the dtype of the weights.
+
+        Raises:
+            DiffexpError: the network has classes but no labels came.
+        """
+        weights = self.dense1.weight.dtype
+        precise = torch.promote_types(torch.promote_types(time.dtype, weights), torch.float32)
+        with _without_autocast(time.device):
+            h = self.features(time.to(precise)).to(weights)
+            h = self.dense2(F.silu(self.dense1(h)))
+            if self.label is not None:
+                if labels is None:
+                    raise DiffexpError("network: it is class-conditional, so every call needs labels, but none came")
+                h = h + self.label(labels)
+            return F.silu(h)
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()  # the meta device has no autocast

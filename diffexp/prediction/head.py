@@ -1,7 +1,7 @@
 """What the network's output means: noise (eps), data (x0) or velocity (v = alpha e - sigma x0), Salimans & Ho 2022.
 
 With consistent targets the squared errors of one output are tied: E = SNR X, V = (1 + SNR) X, where X, E, V are the
-errors in data, noise and velocity (section 4 and eq. 9 of that paper). `data_weight` is that factor; weights build on it.
+errors in data, noise and velocity (section 4 and eq. 9 of that paper). `data_weight` is that factor.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class V(Head):
 
     def check(self, process: Process) -> None:
         if not process.variance_preserving:
-            raise ConfigError(f"prediction=v needs alpha^2 + sigma^2 = 1, not so on process={process.name}: use eps or x0")
+            raise ConfigError(f"prediction=v needs alpha^2 + sigma^2 = 1, unlike {process.name}: use eps or x0")
 
     def target(self, marginal: Marginal, x0: Tensor, noise: Tensor) -> Tensor:
         return combine([(marginal.signal, noise), (marginal.minus_factor, x0)])

@@ -1,0 +1,110 @@
+"""What a data set is to the other rooms: its shape, known without reading data, and two splits of uint8 images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffexp.core.errors import DataError, nearest
+
+Indices = Sequence[int] | np.ndarray | Tensor
+SplitName = Literal["train", "test"]
+
+
+@runtime_checkable
+class Split(Protocol):
+    """A fixed sequence of images.
+
+    Attributes:
+        fingerprint: hash of the content, for the evaluation's protocol: equal pixels in equal order, equal hash.
+        flip: whether training mirrors half of the images.
+    """
+
+    fingerprint: str
+    flip: bool
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Indices) -> Tensor:
+        """Images of the given indices: uint8 (B, C, H, W)."""
+
+    def labels(self, indices: Indices) -> Tensor | None:
+        """Classes of the given indices: int64 (B,), or None when the data set has no classes."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A data set. `name`, `shape` (C, H, W) and `num_classes` (0: none) are known without reading images."""
+
+    name: str
+    shape: tuple[int, int, int]
+    num_classes: int
+
+    def prepare(self) -> None:
+        """Read and verify the data; raises DataError naming the file. Calling it again costs nothing."""
+
+    def split(self, name: SplitName) -> Split:
+        """The ``train`` or the ``test`` images; prepares the data set if that has not been done."""
+
+
+class PixelHash:
+    """SHA-256 of a stream of images (n, C, H, W), whatever the size of the pieces they come in."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._hash = hashlib.sha256(repr(tuple(shape)).encode())
+
+    def update(self, images: np.ndarray) -> None:
+        """Add uint8 images (b, C, H, W)."""
+        self._hash.update(np.ascontiguousarray(images))
+
+    def text(self) -> str:
+        """The fingerprint, e.g. ``pixels-sha256:0f3a...`` with 32 hexadecimal digits."""
+        return f"pixels-sha256:{self._hash.hexdigest()[:32]}"
+
+
+class ArraySplit:
+    """A split held in memory.
+
+    Labels do not enter the fingerprint: a conditional and an unconditional model are measured against the same images.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None, flip: bool = False) -> None:
+        """Take uint8 images (N, C, H, W) and, for a data set with classes, integer labels (N,)."""
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(f"a split needs uint8 images (N, C, H, W), not {images.dtype} of shape {images.shape}")
+        if labels is not None and labels.shape != (len(images),):
+            raise ValueError(f"{len(images)} images need as many labels, not an array of shape {labels.shape}")
+        self._images = torch.from_numpy(np.ascontiguousarray(images))
+        self._labels = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+        self.flip = flip
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def images(self, indices: Indices) -> Tensor:
+        """Images of the given indices: uint8 (B, C, H, W), a copy."""
+        return self._images[torch.as_tensor(indices, dtype=torch.int64)]
+
+    def labels(self, indices: Indices) -> Tensor | None:
+        """Classes of the given indices: int64 (B,), or None."""
+        return None if self._labels is None else self._labels[torch.as_tensor(indices, dtype=torch.int64)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the pixels, computed at first use."""
+        digest = PixelHash(tuple(self._images.shape[1:]))
+        digest.update(self._images.numpy())
+        return digest.text()
+
+
+def pick_split(splits: dict[str, Split], name: str) -> Split:
+    """The split called `name`, or a one-line refusal with the valid names."""
+    if name not in splits:
+        raise DataError(f"there is no split '{name}': {nearest(name, splits)}")
+    return splits[name]

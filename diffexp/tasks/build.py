@@ -1,0 +1,103 @@
+"""From the resolved configuration to objects: one place that instantiates, and checks that the parts fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from diffexp.core import random
+from diffexp.core.errors import ConfigError, DiffexpError
+from diffexp.objective.denoising import Denoising
+from diffexp.prediction.denoiser import NetworkDenoiser
+from diffexp.prediction.head import Head
+from diffexp.process.base import Process
+from diffexp.training.ema import EMASettings
+from diffexp.training.optimizer import Adam
+from diffexp.training.settings import Device, Training
+
+Config = Mapping[str, Any]
+
+
+def make(config: Config, key: str) -> Any:
+    """The object of one group.
+
+    Args:
+        config: the resolved configuration.
+        key: the group's name; the node holds `_target_` and the constructor's arguments.
+
+    Raises:
+        DiffexpError: the constructor's own refusal, or one line naming the group when it fails otherwise.
+    """
+    return make_node(config[key], key)
+
+
+def make_node(node: Config, where: str) -> Any:
+    """The object of one node; `where` names it in errors. Errors as for `make`."""
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, DiffexpError):
+            raise cause from None
+        reason = " ".join(str(cause or error).split())
+        raise ConfigError(f"{where}: {node.get('_target_')} cannot be built: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of one experiment, built but nothing read, trained or allocated."""
+
+    process: Process
+    head: Head
+    objective: Denoising
+    network: Any
+    dataset: Any
+    optimizer: Adam
+    ema: EMASettings
+    training: Training
+    device: Device
+
+    def build_network(self) -> nn.Module:
+        """A new network for this data set and prediction, on torch's present default device."""
+        channels, height, _ = self.process.state_shape(self.dataset.shape)
+        return self.network.build(channels, self.head.out_channels(channels), height, self.dataset.num_classes)
+
+    def denoiser(self, network: nn.Module) -> NetworkDenoiser:
+        """The denoiser around `network`."""
+        return NetworkDenoiser(network, self.head, self.process)
+
+
+def build(config: Config) -> Parts:
+    """All objects of an experiment, checked against each other on the meta device.
+
+    Raises:
+        ConfigError: for parts that do not fit together.
+        DataError: when the data set's folder is missing.
+    """
+    parts = Parts(
+        process=make(config, "process"),
+        head=make(config, "prediction"),
+        objective=make(config, "objective"),
+        network=make(config, "network"),
+        dataset=make(config, "dataset"),
+        optimizer=make(config, "optimizer"),
+        ema=make(config, "ema"),
+        training=make(config, "training"),
+        device=make(config, "trainer"),
+    )
+    parts.objective.check(parts.process)
+    with torch.device("meta"):
+        parts.denoiser(parts.build_network())
+    return parts
+
+
+def initialised_network(parts: Parts, seed: int) -> nn.Module:
+    """A network whose random initialisation belongs to `seed`."""
+    with random.seeded(seed, "train/init"):
+        return parts.build_network()

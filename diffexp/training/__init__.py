@@ -1,0 +1,1 @@
+"""Training: a thin LightningModule around an objective, own EMA, callbacks, optimisers."""

@@ -1,0 +1,151 @@
+"""What happens around the steps: metrics lines, checkpoints, and an orderly stop on a signal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+from torch import Tensor
+
+from diffexp.core.errors import DiffexpError
+from diffexp.core.files import write_text_atomic
+
+log = logging.getLogger("diffexp")
+
+
+class NotFiniteError(DiffexpError):
+    """Training met a loss or gradient that is not a finite number."""
+
+    exit_code = 1
+
+
+class MetricsLog(lightning.Callback):
+    """Appends one JSON line every few steps: step, mean loss, gradient norm, learning rate, images per second.
+
+    Args:
+        path: metrics.jsonl of the run folder; lines after the resumed step are dropped first.
+        every: steps between lines.
+        batch_size: images in one step.
+        announce: also log the line for a person (when there is no progress bar).
+    """
+
+    def __init__(self, path: Path, every: int, batch_size: int, announce: bool) -> None:
+        self.path = path
+        self.every = every
+        self.batch_size = batch_size
+        self.announce = announce
+        self._total: Tensor | None = None
+        self._count = 0
+        self._since = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        _drop_lines_after(self.path, trainer.global_step)
+        self._total, self._count, self._since = None, 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach()
+        self._total = loss.clone() if self._total is None else self._total.add_(loss)
+        self._count += 1
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.max_steps:
+            self._write(step, trainer.max_steps, pl_module)
+
+    def _write(self, step: int, last: int, module: Any) -> None:
+        now = time.perf_counter()
+        loss = float(self._total) / self._count  # the interval's only synchronisation with the device
+        line = {
+            "step": step,
+            "loss": loss,
+            "gradient_norm": float(module.gradient_norm),
+            "lr": module.optimizer.rate(step - 1),
+            "images_per_second": self._count * self.batch_size / (now - self._since),
+        }
+        if not (math.isfinite(loss) and math.isfinite(line["gradient_norm"])):
+            raise NotFiniteError(f"training: loss {loss}, gradient norm {line['gradient_norm']}, near step {step}")
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+        if self.announce:
+            log.info("step %d/%d  loss %.4f  %.0f images/s", step, last, loss, line["images_per_second"])
+        self._total, self._count, self._since = None, 0, now
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keep only the lines up to `step`: a resumed run repeats what came after its checkpoint."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    write_text_atomic(path, "".join(line + "\n" for line in kept))
+
+
+class Checkpoints(lightning.Callback):
+    """Saves every few steps and at the end; keeps the newest few.
+
+    Args:
+        folder: the run's checkpoints folder.
+        every: steps between checkpoints.
+        keep: older checkpoints kept beside the newest one.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int) -> None:
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Write the checkpoint of the present step, unless it exists, and remove the oldest ones."""
+        path = self.folder / f"step={trainer.global_step:08d}.ckpt"
+        if not path.exists():
+            trainer.save_checkpoint(path)
+        for old in sorted(self.folder.glob("step=*.ckpt"))[: -(self.keep + 1)]:
+            old.unlink()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.max_steps or trainer.should_stop:
+            self.save(trainer)
+
+
+class StopOnSignal(lightning.Callback):
+    """SIGTERM and SIGINT ask for a stop; the step in progress is finished and saved. A second signal ends at once.
+
+    Attributes:
+        received: the signal's number, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, self._previous.get(number, signal.SIG_DFL))
+            raise KeyboardInterrupt
+        self.received = number
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.received is not None:
+            trainer.should_stop = True
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+

@@ -1,0 +1,122 @@
+"""Exponential moving averages of a network's parameters: several profiles, float32, one fused update for each.
+
+Only trainable parameters are averaged. Buffers (fixed frequencies, counters) are never averaged: the evaluated network
+takes them from the trained one. Profiles are kept outside the module, so that nothing of them reaches its state dict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from diffexp.core.errors import CheckpointError, ConfigError
+
+
+def power_exponent(std: float) -> float:
+    """The exponent gamma of the power-function profile with relative width `std` (EDM2, section 3.1).
+
+    The profile weighs the parameters of update n by n^gamma; its relative width is
+    sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3))).
+
+    Args:
+        std: in (0, 0.2886): gamma = 0 has 0.2887.
+    """
+    low, high = 0.0, 1.0e6
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        width = math.sqrt((middle + 1.0) / ((middle + 2.0) ** 2 * (middle + 3.0)))
+        low, high = (middle, high) if width > std else (low, middle)
+    return 0.5 * (low + high)
+
+
+@dataclass(frozen=True)
+class EMASettings:
+    """Which averages to keep; the first one is evaluated unless another is named.
+
+    Args:
+        decays: constant decays d in [0, 1): average <- d average + (1 - d) parameters.
+        ramp: use min(d, (1 + n) / (10 + n)) for the n-th update, n from 0 (CLD-SGM).
+        power_stds: relative widths of power-function profiles, each in (0, 0.2886).
+
+    Raises:
+        ConfigError: for a value out of range, or no profile at all.
+    """
+
+    decays: list[float] = field(default_factory=lambda: [0.9999])
+    ramp: bool = False
+    power_stds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for decay in self.decays:
+            if not 0.0 <= decay < 1.0:
+                raise ConfigError(f"ema.decays: {decay} is not in [0, 1)")
+        for std in self.power_stds:
+            if not 0.0 < std < 0.2886:
+                raise ConfigError(f"ema.power_stds: {std} is not in (0, 0.2886)")
+        if not self.profiles:
+            raise ConfigError("ema: needs at least one of decays and power_stds (decays=[0.0] is the raw network)")
+
+    @property
+    def profiles(self) -> list[str]:
+        """Names of the profiles, the evaluated one first."""
+        return [f"decay={decay:g}" for decay in self.decays] + [f"power={std:g}" for std in self.power_stds]
+
+
+class EMA:
+    """The averages of one network.
+
+    Args:
+        network: its trainable parameters are averaged; the averages start at their present values.
+        settings: the profiles.
+    """
+
+    def __init__(self, network: nn.Module, settings: EMASettings) -> None:
+        pairs = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+        self.settings = settings
+        self.updates = 0
+        self._names = [name for name, _ in pairs]
+        self._parameters = [parameter for _, parameter in pairs]
+        self._exponents = [power_exponent(std) for std in settings.power_stds]
+        self._averages = {name: [p.detach().clone().float() for p in self._parameters] for name in settings.profiles}
+
+    def _weights(self) -> list[float]:
+        """The weight of the present parameters in each profile, for update number `self.updates` (from 0)."""
+        n = self.updates
+        ramp = (1.0 + n) / (10.0 + n) if self.settings.ramp else 1.0
+        constant = [1.0 - min(decay, ramp) for decay in self.settings.decays]
+        # beta = (1 - 1 / m)^(gamma + 1) with m = n + 1: the first update takes the parameters as they are.
+        power = [1.0 - (1.0 - 1.0 / (n + 1.0)) ** (exponent + 1.0) for exponent in self._exponents]
+        return constant + power
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move every average towards the network's present parameters; call after each optimiser step."""
+        present = [parameter.detach().float() for parameter in self._parameters]
+        for average, weight in zip(self._averages.values(), self._weights(), strict=True):
+            torch._foreach_lerp_(average, present, weight)
+        self.updates += 1
+
+    def to(self, device: torch.device) -> None:
+        """Move the averages beside the parameters."""
+        self._averages = {key: [tensor.to(device) for tensor in value] for key, value in self._averages.items()}
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain data: number of updates, and name -> float32 tensor for each profile."""
+        profiles = {key: dict(zip(self._names, value, strict=True)) for key, value in self._averages.items()}
+        return {"updates": self.updates, "profiles": profiles}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore a `state_dict`; raises CheckpointError unless profiles, names and shapes are the same."""
+        profiles: Mapping[str, Mapping[str, Tensor]] = state["profiles"]
+        if list(profiles) != list(self._averages):
+            raise CheckpointError(f"checkpoint has EMA profiles {list(profiles)}, the run wants {list(self._averages)}")
+        for key, average in self._averages.items():
+            if list(profiles[key]) != self._names:
+                raise CheckpointError(f"EMA profile {key} of the checkpoint averages parameters of another network")
+            for tensor, name in zip(average, self._names, strict=True):
+                tensor.copy_(profiles[key][name])
+        self.updates = int(state["updates"])

@@ -1,0 +1,91 @@
+"""One training: a Lightning Trainer with our loader, callbacks and checkpoint files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import lightning
+from torch import Tensor
+
+from diffexp.checkpoint.lightning_io import SafeCheckpointIO
+from diffexp.core.errors import DiffexpError
+from diffexp.training.callbacks import Checkpoints, MetricsLog, StopOnSignal
+from diffexp.training.module import DiffusionModule
+from diffexp.training.settings import Device, Training
+
+
+class PreemptedError(DiffexpError):
+    """The run was asked to stop; its state is saved and the same command goes on from it."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}, the checkpoint is written")
+        self.exit_code = 128 + number
+
+
+def fit(
+    module: DiffusionModule,
+    batches: Iterable[Mapping[str, Tensor]],
+    training: Training,
+    device: Device,
+    run: Path,
+    resume: Path | None = None,
+    progress_bar: bool = False,
+) -> Path:
+    """Train until `training.max_steps` and return the last checkpoint.
+
+    Args:
+        module: what is trained.
+        batches: endless, starting at the resumed step.
+        training: length and intervals.
+        device: accelerator and precision.
+        run: the run folder; metrics.jsonl and checkpoints/ are written there.
+        resume: checkpoint to go on from.
+        progress_bar: show a bar; otherwise progress is logged in lines.
+
+    Raises:
+        PreemptedError: after SIGTERM or SIGINT, with the present step saved.
+        NotFiniteError: when the loss or the gradient is not finite.
+    """
+    checkpoints = Checkpoints(run / "checkpoints", training.checkpoint_every, training.keep)
+    checkpoints.folder.mkdir(exist_ok=True)
+    stop = StopOnSignal()
+    metrics = MetricsLog(run / "metrics.jsonl", training.log_every, training.batch_size, announce=not progress_bar)
+    with _quiet():
+        trainer = lightning.Trainer(
+            accelerator=device.accelerator,
+            devices=device.devices,
+            precision=device.precision,
+            max_steps=training.max_steps,
+            max_epochs=-1,
+            logger=False,
+            callbacks=[stop, metrics, checkpoints],
+            plugins=[SafeCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=run,
+        )
+        trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+    if stop.received is not None and trainer.global_step < training.max_steps:
+        raise PreemptedError(trainer.global_step, stop.received)
+    return checkpoints.folder / f"step={trainer.global_step:08d}.ckpt"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's advice, which is about choices that this project makes on purpose."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        logger.setLevel(level)

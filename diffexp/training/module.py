@@ -1,0 +1,83 @@
+"""The LightningModule: it calls an objective, clips, averages, and writes plain data into checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from diffexp.core import random
+from diffexp.core.errors import DiffexpError
+from diffexp.prediction.denoiser import NetworkDenoiser
+from diffexp.training.ema import EMA, EMASettings
+from diffexp.training.optimizer import Adam
+
+Objective = Callable[[NetworkDenoiser, Mapping[str, Tensor], int], Tensor]
+
+
+class DiffusionModule(lightning.LightningModule):
+    """Trains the network of a denoiser.
+
+    Args:
+        denoiser: network, prediction and process.
+        objective: (denoiser, batch, seed) -> loss.
+        optimizer: the optimiser and its schedule.
+        ema: the averages to keep.
+        seed: keys times, noise and dropout.
+        config: the resolved configuration as YAML text, stored in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        denoiser: NetworkDenoiser,
+        objective: Objective,
+        optimizer: Adam,
+        ema: EMASettings,
+        seed: int,
+        config: str,
+    ) -> None:
+        super().__init__()
+        self.network: nn.Module = denoiser.network
+        self.denoiser = denoiser
+        self.objective = objective
+        self.optimizer = optimizer
+        self.ema = EMA(denoiser.network, ema)
+        self.seed = seed
+        self.config = config
+        self.gradient_norm: Tensor | None = None
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer, schedule = self.optimizer.build(self.network.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        self.ema.to(self.device)
+
+    def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        # Dropout is the one draw that torch makes itself: its seed belongs to (seed, rank, step), so that a resumed run
+        # repeats the undisturbed one.
+        torch.manual_seed(random.torch_seed(self.seed, "train/dropout", self.global_rank, self.global_step))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        return self.objective(self.denoiser, batch, self.seed)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        limit = self.optimizer.clip_norm or float("inf")
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not at the batch's end: callbacks that save checkpoints run before the module's own hook there.
+        self.ema.update()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+        checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "ema" not in checkpoint:
+            raise DiffexpError("the checkpoint has no averages: it was not written by a diffexp training")
+        self.ema.load_state_dict(checkpoint["ema"])

@@ -55,7 +55,7 @@ class Sampler:
             ConfigError: when there is none; it names the nearest feasible budgets.
         """
         n, below = self._largest(nfe)
-        if below == nfe:
+        if n >= 1 and below == nfe:
             return n
         above = self.stepper.evaluations(n + 1)
         options = f"{below} or {above}" if n >= 1 else f"{above}"

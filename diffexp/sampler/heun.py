@@ -4,7 +4,7 @@ With the noise held constant over a step, the probability flow is solved exactly
     u_s = Psi(s, t) u_t + D e,   D = L_s - Psi(s, t) L_t      (gDDIM, eq. 18; Euler's rule in sigma / alpha)
 which is the DDIM step A_s x^ + L_s e^. The corrector replaces e by the mean of both ends (the trapezoidal rule), so it
 adds D (e_s - e_t) / 2. Anchoring on the prediction and not on Psi u_t matters: Psi reaches 1e4 near the prior and would
-amplify the rounding of the state. The last step has no corrector, as in Karras et al.: n steps cost 2 n - 1 evaluations.
+amplify the rounding of the state. The last step has no corrector, as in Karras et al.: n steps cost 2 n - 1.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_global_error_falls_with_the_declared_order(process, name, order):
     exact = exact_flow(process, start, 0.1)
     budgets = (159, 319, 639) if name == "heun" else (80, 160, 320)
     errors = [float((run(process, name, nfe, start).images - exact).abs().max()) for nfe in budgets]
-    slopes = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert slopes == pytest.approx([order, order], abs=0.1)
     assert errors[-1] > 1e-9  # not exact by accident: there is an error to fall
 
@@ -106,7 +107,7 @@ def test_ancestral_moments_follow_the_exact_recursion():
     sampler = Sampler("ddpm", Ancestral(), Uniform(t_end=0.1))
     times = sampler.times(process, nfe)
     mean, variance = 0.0, 1.0
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         a, sigma2 = float(process.signal(t).value), float(process.factor(t).value) ** 2
         b, tau2 = float(process.signal(s).value), float(process.factor(s).value) ** 2
         ratio = (a / b) ** 2 * tau2 / sigma2  # SNR_t / SNR_s
@@ -125,19 +126,15 @@ def test_ancestral_moments_follow_the_exact_recursion():
 @pytest.mark.parametrize("last", ["state", "data"])
 def test_declared_evaluations_are_the_counted_ones_for_every_budget(name, last):
     sampler = Sampler(name, STEPPERS[name](), Power(t_end=1e-3, last=last))
-    feasible = []
     for nfe in range(1, 51):
         oracle = GaussianOracle(VP())
         noise = KeyedNoise(0, [0, 1, 2], (1, 2, 2))
-        try:
-            result = sampler.sample(oracle, noise, nfe)
-        except ConfigError as error:
-            assert f"{nfe - 1} or {nfe + 1}" in str(error)
-            continue
-        assert result.nfe == nfe
-        assert oracle.evaluations == 3 * nfe
-        feasible.append(nfe)
-    assert feasible == list(range(1, 51, 2 if name == "heun" else 1))
+        if name == "heun" and nfe % 2 == 0:
+            with pytest.raises(ConfigError, match=f"choose {nfe - 1} or {nfe + 1}"):
+                sampler.sample(oracle, noise, nfe)
+        else:
+            assert sampler.sample(oracle, noise, nfe).nfe == nfe
+            assert oracle.evaluations == 3 * nfe
 
 
 def test_nearest_budget_is_the_largest_that_fits():

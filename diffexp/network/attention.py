@@ -1,4 +1,4 @@
-"""Self-attention over the pixels of a feature map, as the U-Nets of DDPM, NCSN++ and Progressive Distillation use it."""
+"""Self-attention over the pixels of a feature map, as in the U-Nets of DDPM, NCSN++ and Progressive Distillation."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A YAML file cannot know the channels, the resolution or the number of classes: those come from the data set and from the
 prediction. So the file describes a `UNetSpec`, and `UNetSpec.build` makes the network once the rest is known.
 
-Covered by the options: the U-Net of Progressive Distillation (Salimans & Ho 2022), NCSN++ and DDPM++ of Song et al. 2021
-in the deep form that gDDIM trains, and small networks for tests. This module does not import torch.
+Covered by the options: the U-Net of Progressive Distillation (Salimans & Ho 2022), NCSN++ and DDPM++ (Song et al. 2021)
+in the deep form that gDDIM trains, and small networks for quick runs. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class UNetSpec:
     initialisation: Literal["lecun_normal", "xavier_uniform"] = "lecun_normal"
 
     def __post_init__(self) -> None:
+        for name in ("multipliers", "attention"):  # plain lists: a ListConfig inside a network breaks checkpoints
+            object.__setattr__(self, name, list(getattr(self, name)))
         _check_choices(self)
         for name in ("channels", "blocks", "max_groups", "min_group_size"):
             _check_positive(name, getattr(self, name))

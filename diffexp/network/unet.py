@@ -42,8 +42,11 @@ class UNet(nn.Module):
         self.resolution, self.num_classes = resolution, num_classes
         self._gain = math.sqrt(0.5) if spec.skip_scale else 1.0
         self._sizes = spec.resolutions(resolution)
-        fourier = spec.embedding == "fourier"
-        features = FourierFeatures(2 * spec.channels, spec.fourier_scale) if fourier else PositionalFeatures(spec.channels)
+        features: FourierFeatures | PositionalFeatures
+        if spec.embedding == "fourier":
+            features = FourierFeatures(2 * spec.channels, spec.fourier_scale)
+        else:
+            features = PositionalFeatures(spec.channels)
         self.embedding = Embedding(features, spec.embedding_width, num_classes)
         self.conv_in = nn.Conv2d(in_channels, spec.channels, 3, padding=1)
         skips = [spec.channels]
@@ -83,18 +86,17 @@ class UNet(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all weights anew from torch's global generator; biases and (if chosen) last layers become zero."""
         draw = _lecun_normal_ if self.spec.initialisation == "lecun_normal" else nn.init.xavier_uniform_
-        last = {self.conv_out} if self.spec.zero_init else set()
+        attentions = [module for module in self.modules() if isinstance(module, SelfAttention)]
+        blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
+        fused = {attention.qkv for attention in attentions}
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.zeros_(module.bias)
-                draw(module.weight)
-            if isinstance(module, SelfAttention):
-                for weight in module.qkv.weight.detach().chunk(3):  # three layers in one: each has its own fan
+                for weight in module.weight.detach().chunk(3 if module in fused else 1):  # q, k, v: each its own fan
                     draw(weight)
-            if self.spec.zero_init and isinstance(module, ResidualBlock | SelfAttention):
-                last.add(module.conv2 if isinstance(module, ResidualBlock) else module.out)
-        for module in last:
-            nn.init.zeros_(module.weight)
+        if self.spec.zero_init:
+            for layer in (self.conv_out, *(block.conv2 for block in blocks), *(item.out for item in attentions)):
+                nn.init.zeros_(layer.weight)
 
     def _block(self, in_channels: int, out_channels: int, resample: nn.Module | None = None) -> ResidualBlock:
         spec = self.spec

@@ -1,0 +1,164 @@
+"""The entry: `python -m diffexp ...` and the console script `diffexp`.
+
+The command line is normalised, every job of it is composed and validated, and only then Hydra starts the first. A
+refusal is one line on stderr and leaves nothing on disk; nothing heavy is imported before a job runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import diffexp
+from diffexp.core.errors import ConfigError, DiffexpError, nearest
+from diffexp.launch.command import Command, normalise, parse
+from diffexp.launch.layout import PRIMARY, Layout, read_layout
+
+INTERRUPTED = 130
+_NEED_RECIPE = ("run", "train", "check")  # always
+_NEED_SOMETHING = ("evaluate", "sample")  # a recipe or a checkpoint
+
+
+class _Sweep:
+    """What went wrong in the jobs of the sweep that this process runs (pid 0: none is running)."""
+
+    pid = 0
+    failed = 0
+
+
+def main(argv: Sequence[str] | None = None, folder: Path | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: the words after the program's name; sys.argv's when None.
+        folder: another conf folder than the shipped one.
+
+    Returns:
+        the exit code: 0; 2 after a refusal or a failed job; 130 after Ctrl-C; else what the job asked for.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv), folder)
+    except DiffexpError as error:
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        _complain(stop.code)
+        return 1
+
+
+def _run(argv: list[str], folder: Path | None) -> int:
+    """Answer a command line, or validate its jobs and hand them to Hydra."""
+    command = parse(argv)
+    if "--version" in command.flags:
+        print(f"diffexp {diffexp.__version__}")
+        return 0
+    layout = read_layout(folder, command.config_dir)
+    if not argv or "--help" in command.flags:
+        from diffexp.launch.manual import manual
+
+        print(manual(layout))
+        return 0
+    if "--hydra-help" not in command.flags and "--shell-completion" not in command.flags:
+        command = Command(command.flags, tuple(normalise(command.words, layout)))
+        count = _validate(command, layout)
+    else:
+        count = 0
+    return _hand_over(command, layout, count)
+
+
+def _validate(command: Command, layout: Layout) -> int:
+    """Compose and check every job; returns how many there are."""
+    from diffexp.launch.compose import compose_jobs, expand
+    from diffexp.launch.find import check_checkpoint
+    from diffexp.launch.schema import check_hydra, validate
+
+    jobs = compose_jobs(expand(command.words, layout, command.multirun), layout)
+    for job in jobs:
+        check_hydra(job.hydra)
+        validate(job.config, layout)
+        if "--cfg" in command.flags or "--info" in command.flags:
+            continue
+        task, recipe, ckpt = (job.config.get(key) for key in ("task", "recipe", "ckpt"))
+        if recipe is None and (task in _NEED_RECIPE or (task in _NEED_SOMETHING and ckpt is None)):
+            raise ConfigError(f"task={task} needs a recipe: add experiment=..., {_recipes(layout)}")
+        check_checkpoint(job.config)
+    return len(jobs)
+
+
+def _recipes(layout: Layout) -> str:
+    """All recipes, as a hint."""
+    return nearest("", layout.choices.get("experiment", ()))
+
+
+def _hand_over(command: Command, layout: Layout, count: int) -> int:
+    """Let Hydra run the validated jobs (or print what was asked for)."""
+    import hydra
+
+    arguments = command.argv()
+    with ExitStack() as stack:
+        if command.multirun:
+            _Sweep.pid, _Sweep.failed = os.getpid(), 0
+            if not any(word.startswith("hydra.sweep.dir=") for word in command.words):
+                # Hydra's sweeper insists on writing down its own configuration: not into the user's folder
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffexp-"))
+                arguments.append(f'hydra.sweep.dir="{Path(scratch).as_posix()}"')
+        stack.enter_context(_arguments(arguments))
+        hydra.main(version_base="1.3", config_path=str(layout.folder), config_name=PRIMARY)(_job)()
+    if command.multirun and _Sweep.failed:
+        _complain(f"{_Sweep.failed} of {count} jobs failed")
+        return DiffexpError.exit_code
+    return 0
+
+
+@contextmanager
+def _arguments(arguments: list[str]) -> Iterator[None]:
+    """sys.argv as Hydra's parser is to see it."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+        _Sweep.pid = 0
+
+
+def _job(config: object) -> float | None:
+    """One job, called by Hydra with its composed configuration; torch is imported here, not before."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from diffexp.launch.compose import resolve
+
+    settings = HydraConfig.get()
+    sweep = settings.mode == RunMode.MULTIRUN
+    try:
+        from diffexp.tasks import run_task
+
+        return run_task(resolve(config))
+    except DiffexpError as error:
+        if not sweep:
+            _complain(error)
+            raise SystemExit(error.exit_code) from error
+        if _Sweep.pid != os.getpid():  # a launcher's worker: Hydra carries the error to the parent
+            raise
+        _Sweep.failed += 1
+        _complain(f"job {settings.job.num} ({' '.join(settings.overrides.task)}): {error}")
+        return None
+
+
+def _complain(message: object) -> None:
+    """One line on stderr."""
+    print(f"diffexp: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The conf folder as facts: where it is, which groups and choices it has, which keys stand beside the groups.
+
+Nothing is composed here. The folder is shipped inside the wheel as `diffexp/conf`; an editable installation reads the
+repository's `conf`, which lies beside the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffexp.core.errors import ConfigError
+
+PRIMARY = "config"
+# groups that only steer the composition: their files are global, so they leave no node of their own
+GLOBAL_GROUPS = ("experiment", "scale")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a conf folder offers.
+
+    Attributes:
+        folder: absolute path of the folder that holds config.yaml.
+        defaults: group -> default choice (None for "nothing"), in the order of the defaults list.
+        choices: group -> sorted choices, for every sub-folder with YAML files, those of `extra` included.
+        scalars: the keys that config.yaml itself sets beside the groups, with their values.
+        extra: a further config folder (`--config-dir`), or None.
+    """
+
+    folder: Path
+    defaults: dict[str, str | None]
+    choices: dict[str, tuple[str, ...]]
+    scalars: dict[str, Any]
+    extra: Path | None = None
+    top_level: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {group.split("/")[0] for group in (*self.defaults, *self.choices)} | set(self.scalars)
+        object.__setattr__(self, "top_level", frozenset(names | {"paper", "recipe"}))
+
+
+def conf_folder() -> Path:
+    """Absolute path of the shipped conf folder; ConfigError when the installation has none."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / f"{PRIMARY}.yaml").is_file():
+            return folder
+    raise ConfigError(f"no conf folder in {package} or beside it: install diffexp again")
+
+
+def read_layout(folder: Path | None = None, extra: Path | None = None) -> Layout:
+    """Read the facts of a conf folder.
+
+    Args:
+        folder: the folder with config.yaml; the shipped one when None.
+        extra: a second folder with further choices.
+
+    Raises:
+        ConfigError: a folder or config.yaml is missing or unreadable.
+    """
+    folder = (folder or conf_folder()).resolve()
+    body = read_yaml(folder / f"{PRIMARY}.yaml")
+    defaults = _defaults(body.pop("defaults", None) or [])
+    body.pop("hydra", None)
+    if extra is not None and not extra.is_dir():
+        raise ConfigError(f"--config-dir={extra}: no such folder")
+    folders = [folder] if extra is None else [folder, extra.resolve()]
+    return Layout(folder, defaults, _choices(folders), body, None if extra is None else extra.resolve())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, interpolations untouched; ConfigError names the file and the line of a mistake."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a mapping is needed, found a {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _defaults(entries: list[Any]) -> dict[str, str | None]:
+    """The groups of a defaults list with their choices (`_self_`, plain files and hydra's own groups left out)."""
+    found: dict[str, str | None] = {}
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        for key, choice in entry.items():
+            group = str(key).removeprefix("override ").removeprefix("optional ").strip().lstrip("/")
+            if not group.startswith("hydra/") and "@" not in group:
+                found[group] = None if choice is None else str(choice)
+    return found
+
+
+def _choices(folders: list[Path]) -> dict[str, tuple[str, ...]]:
+    """Group -> choices, over all folders; a nested folder `a/b` is the group "a/b"."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            group = path.parent.relative_to(folder).as_posix()
+            if group != "." and not group.startswith("hydra"):
+                found.setdefault(group, set()).add(path.stem)
+    return {group: tuple(sorted(found[group])) for group in sorted(found)}

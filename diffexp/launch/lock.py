@@ -1,0 +1,128 @@
+"""A lock that keeps a second live writer out of a folder: a file with the owner's pid, host and start time.
+
+The file appears whole (hard link of a finished file), so nobody ever reads half of it. A lock whose process is gone is
+taken over; a pid that was given to another process since is told apart by the start time, where the system shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+from diffexp.core.errors import DiffexpError
+
+_ATTEMPTS = 20
+
+
+class LockedError(DiffexpError):
+    """Another live process writes here."""
+
+
+class Lock:
+    """The lock of one folder; `acquire` and `release`, or a `with` block.
+
+    Args:
+        path: the lock file; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._token = ""
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            LockedError: a live process has it; its pid is named.
+        """
+        pid, token = os.getpid(), uuid.uuid4().hex
+        mine = {"pid": pid, "host": socket.gethostname(), "start": _start(pid), "token": token}
+        draft = self.path.with_name(f".{self.path.name}.{token}.tmp")
+        draft.write_text(json.dumps(mine), encoding="utf-8")
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    os.link(draft, self.path)
+                except FileExistsError:
+                    self._clear_stale()
+                    continue
+                self._token = token
+                return
+        finally:
+            draft.unlink(missing_ok=True)
+        raise LockedError(f"{self.path.parent}: the lock changes hands too fast: another process wants this folder")
+
+    def release(self) -> None:
+        """Give the lock back, if it is still ours."""
+        if self._token and self._read().get("token") == self._token:
+            self.path.unlink(missing_ok=True)
+        self._token = ""
+
+    def _clear_stale(self) -> None:
+        """Remove the lock of a dead process; refuse that of a live one."""
+        owner = self._read()
+        if not owner:  # released between our two looks
+            return
+        if _alive(owner):
+            here = owner.get("host") == socket.gethostname()
+            place = "" if here else f" on {owner.get('host')} (if it is gone, delete {self.path})"
+            raise LockedError(f"{self.path.parent}: in use by process {owner.get('pid')}{place}")
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.stale")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path, aside)
+            if _content(aside).get("token") != owner.get("token"):  # someone was faster: this one is alive, put it back
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, self.path)
+        aside.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        return _content(self.path)
+
+    def __enter__(self) -> Lock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The content of a lock file; empty when there is none, and a dead owner when it is not readable as one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return {"pid": 0, "host": socket.gethostname(), "token": ""}
+    return found if isinstance(found, dict) else {"pid": 0, "host": socket.gethostname(), "token": ""}
+
+
+def _alive(owner: dict[str, Any]) -> bool:
+    """Whether the owner still runs; an owner on another host is taken for alive."""
+    if owner.get("host") != socket.gethostname():
+        return True
+    pid = int(owner.get("pid") or 0)
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    started = _start(pid)
+    return started is None or owner.get("start") is None or started == owner["start"]
+
+
+def _start(pid: int) -> str | None:
+    """When a process started, in clock ticks since boot; None where the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[19]

@@ -1,0 +1,107 @@
+"""The text of `--help`: tasks, recipes, groups with their choices, examples; made from the conf folder itself."""
+
+from __future__ import annotations
+
+import textwrap
+
+import diffexp
+from diffexp.launch.layout import GLOBAL_GROUPS, Layout
+
+_WIDTH = 100
+_TASKS = {
+    "run": "train, evaluate, and write the report (the default)",
+    "train": "train only; the same command with ckpt= resumes",
+    "evaluate": "samplers at their NFE budgets: results.csv, report.md, plots (needs ckpt=)",
+    "sample": "a grid of images for each NFE budget, from the same noise (needs ckpt=)",
+    "report": "table and plots of the runs there are",
+    "check": "what would be run: parameter count, NFE plans; builds nothing heavy",
+}
+_KEYS = {
+    "seed=0": "initialisation, data order, noise and times all follow from it",
+    "ckpt=...": "a checkpoint, a run folder, or latest:<recipe>",
+    "runs=runs": "where run folders are made: <runs>/<recipe>/<time>-<seed>-<id>",
+}
+_EXAMPLES = {
+    "{recipe} scale=quick": "train and evaluate in minutes, on two CPU cores",
+    "{recipe} task=check": "the published size: parameters and NFE plans",
+    "{recipe} scale=quick task=evaluate sampler=heun ckpt=latest:{name}": "one sampler alone",
+    "{recipe} scale=quick -m seed=0,1,2": "a sweep: three runs",
+    "{recipe} training.max_steps=500 optimizer.lr=1e-3": "change any value",
+    "{recipe} --cfg job": "print the configuration and stop",
+}
+_FLAGS = {
+    "-m, --multirun": "run every combination of a=1,2 b=x,y",
+    "--cfg job": "print the composed configuration; with --resolve, interpolations replaced",
+    "--config-dir DIR": "take further choices from a folder of your own",
+    "--version, --hydra-help": "our version; all that Hydra can do",
+}
+
+
+def manual(layout: Layout) -> str:
+    """The help text.
+
+    Args:
+        layout: the conf folder to describe.
+
+    Returns:
+        about fifty lines, at most 100 columns wide (a recipe's own remark may be cut to fit).
+    """
+    recipes = layout.choices.get("experiment", ())
+    name = recipes[0] if recipes else "<recipe>"
+    groups = [group for group in layout.choices if group not in GLOBAL_GROUPS]
+    parts = [
+        f"diffexp {diffexp.__version__}: fast diffusion sampling, one recipe per paper, NFE-exact evaluation.",
+        "usage: python -m diffexp experiment=<recipe> [scale=...] [task=...] [group=choice] [group.key=value] [flags]",
+        _table("Tasks (task=)", _TASKS),
+        _table("Recipes (experiment=)", {recipe: remark(layout, "experiment", recipe) for recipe in recipes}),
+        _table("Scales (scale=)", {scale: remark(layout, "scale", scale) for scale in layout.choices.get("scale", ())}),
+        _table("Groups (* is the default; a recipe may choose another)", {g: _choices(layout, g) for g in groups}),
+        _table("Keys", _KEYS),
+        _examples(name),
+        _table("Flags", _FLAGS),
+        "A plus sign (+scale=quick) and the order of the words make no difference.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def remark(layout: Layout, group: str, choice: str) -> str:
+    """The first comment of a choice's file, as its description; empty when there is none."""
+    for folder in (layout.folder, layout.extra):
+        path = folder / group / f"{choice}.yaml" if folder is not None else None
+        if path is None or not path.is_file():
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            text = line.removeprefix("#").strip()
+            if not line.startswith("#"):
+                return ""
+            if not text.startswith("@package"):
+                return text
+    return ""
+
+
+def _choices(layout: Layout, group: str) -> str:
+    """The choices of a group, the default marked."""
+    default = layout.defaults.get(group)
+    return "  ".join(f"{choice}*" if choice == default else choice for choice in layout.choices[group])
+
+
+def _table(title: str, rows: dict[str, str]) -> str:
+    """A titled block of two columns; long second columns are wrapped."""
+    if not rows:
+        return ""
+    left = max(len(key) for key in rows) + 4
+    lines = [title]
+    for key, text in rows.items():
+        wrapped = textwrap.wrap(text, _WIDTH - left, break_on_hyphens=False) or [""]
+        lines.append(f"  {key:<{left - 2}}{wrapped[0]}".rstrip())
+        lines += [" " * left + line for line in wrapped[1:]]
+    return "\n".join(lines)
+
+
+def _examples(name: str) -> str:
+    """Commands to copy."""
+    lines = ["Examples"]
+    for words, text in _EXAMPLES.items():
+        lines.append(f"  # {text}")
+        lines.append("  python -m diffexp " + words.format(recipe=f"experiment={name}", name=name))
+    return "\n".join(lines)

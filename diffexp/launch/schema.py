@@ -1,0 +1,182 @@
+"""Validation of a composed configuration against the sources of what it names, without importing any of it.
+
+Checked, in this order: every `_target_` is inside the allowed packages; every top-level key is known; the plain keys
+have their types; every node's arguments are those of its constructor, all that must be given are, and their types fit.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffexp.core.errors import ConfigError, nearest
+from diffexp.launch.annotation import Fault, fault_of
+from diffexp.launch.command import TASKS
+from diffexp.launch.layout import GLOBAL_GROUPS, Layout
+from diffexp.launch.signature import signature_of
+from diffexp.launch.source import Definition, Module, find, load, submodules
+
+ALLOWED = ("diffexp.", "torch.optim.", "lightning.", "torchmetrics.")
+"""Where a `_target_` may lead; anything else could run whatever a shared configuration says."""
+
+_HYDRA_ALLOWED = ("hydra._internal.core_plugins.", "hydra_plugins.", "diffexp.")
+
+_SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
+_FREE = ("paper",)  # data for the reader: not checked
+
+
+def validate(config: Mapping[str, Any], layout: Layout, allowed: Collection[str] = ALLOWED) -> None:
+    """Refuse a resolved configuration that cannot be what its author meant.
+
+    Args:
+        config: a resolved configuration (see `compose.resolve`).
+        layout: the conf folder that says which top-level keys there are.
+        allowed: prefixes a `_target_` may have, each with its trailing dot.
+
+    Raises:
+        ConfigError: one line with the full key path and the nearest valid choice.
+    """
+    check_targets(config, allowed)
+    known = layout.top_level - set(GLOBAL_GROUPS)
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key}: unknown key at the top level; {nearest(key, known)}")
+    _check_scalars(config, layout)
+    for key, value in config.items():
+        if key in _FREE:
+            continue
+        if key in layout.choices and isinstance(value, Mapping) and value and "_target_" not in value:
+            raise ConfigError(f"{key}: no _target_ (its keys: {', '.join(map(str, value))}); choose {key}=<choice>")
+        _check_value(value, key, allowed)
+
+
+def check_targets(config: Any, allowed: Collection[str] = ALLOWED) -> None:
+    """Refuse any `_target_` outside the allowed packages, at any depth; nothing is imported.
+
+    Raises:
+        ConfigError: naming the key and the target.
+    """
+    for path, target in _targets(config, ""):
+        if not isinstance(target, str) or not target.startswith(tuple(allowed)):
+            packages = ", ".join(prefix.rstrip(".") for prefix in allowed)
+            raise ConfigError(f"{path}={target}: not in an allowed package ({packages})")
+
+
+def check_hydra(node: Mapping[str, Any]) -> None:
+    """Refuse launchers, sweepers and callbacks in Hydra's own node that are neither Hydra's plugins nor ours.
+
+    Raises:
+        ConfigError: naming the key and the target.
+    """
+    check_targets({"hydra": {key: node.get(key) for key in ("launcher", "sweeper", "callbacks")}}, _HYDRA_ALLOWED)
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(key path, value) of every `_target_` in a tree."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key == "_target_":
+                yield here, value
+            else:
+                yield from _targets(value, here)
+    elif isinstance(node, (list, tuple)):
+        for place, value in enumerate(node):
+            yield from _targets(value, f"{path}[{place}]")
+
+
+def _check_scalars(config: Mapping[str, Any], layout: Layout) -> None:
+    """The plain keys beside the groups."""
+    task = config.get("task", "run")
+    if task not in TASKS:
+        raise ConfigError(f"task={task}: {nearest(str(task), TASKS)}")
+    seed = config.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(str(Fault("seed", "an int, 0 or larger", seed)))
+    for key in ("ckpt", "runs", "recipe"):
+        value = config.get(key)
+        if not (isinstance(value, str) or (value is None and (key != "runs" or key not in config))):
+            raise ConfigError(str(Fault(key, "str" if key == "runs" else "str or null", value)))
+    for key in set(layout.scalars) - {"task", "seed", "ckpt", "runs", "recipe", *_FREE}:
+        before, value = layout.scalars[key], config.get(key)
+        if type(before) in (bool, int, float, str) and "${" not in str(before):
+            fault = fault_of(value, ast.Name(type(before).__name__), _HERE, key)
+            if fault is not None:
+                raise ConfigError(str(fault))
+
+
+def _check_value(value: Any, path: str, allowed: Collection[str]) -> None:
+    """Walk to the nodes inside a value and check each."""
+    if value == "???":
+        raise ConfigError(f"{path}: no value given; add {path}=...")
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            _check_node(value, path, allowed)
+        for key, entry in value.items():
+            _check_value(entry, f"{path}.{key}", allowed)
+    elif isinstance(value, (list, tuple)):
+        for place, entry in enumerate(value):
+            _check_value(entry, f"{path}[{place}]", allowed)
+
+
+def _check_node(node: Mapping[str, Any], path: str, allowed: Collection[str]) -> None:
+    """One node against the constructor that its `_target_` names."""
+    definition = _definition(str(node["_target_"]), f"{path}._target_", allowed)
+    signature = signature_of(definition)
+    given = {str(key): value for key, value in node.items() if key not in _SPECIAL}
+    if path.startswith("evaluation.arms.") and path.count(".") == 2:
+        budgets = fault_of(given.pop("nfe", []), _NFE, _HERE, f"{path}.nfe")
+        if budgets is not None:
+            raise ConfigError(str(budgets))
+    name = str(node["_target_"]).rpartition(".")[2]
+    for key in given:
+        if key not in signature.parameters and not signature.open:
+            hint = nearest(key, signature.parameters) if signature.parameters else "it takes none"
+            raise ConfigError(f"{path}.{key}: {name} has no argument '{key}'; {hint}")
+    for key, parameter in signature.parameters.items():
+        if key not in given:
+            if parameter.required and not node.get("_partial_", False):
+                raise ConfigError(f"{path}.{key}: {name} needs it, and it is not given; add +{path}.{key}=...")
+            continue
+        if given[key] == "???":
+            raise ConfigError(f"{path}.{key}: no value given; add {path}.{key}=...")
+        fault = fault_of(given[key], parameter.annotation, parameter.module, f"{path}.{key}")
+        if fault is not None:
+            raise ConfigError(str(fault))
+
+
+def _definition(target: str, path: str, allowed: Collection[str]) -> Definition:
+    """Locate a target's source; refuse what does not exist or leads out of the allowed packages by a re-export."""
+    definition = find(target)
+    if definition is None:
+        raise ConfigError(f"{path}={target}: {_why_missing(target)}")
+    if not definition.name.startswith(tuple(allowed)):
+        raise ConfigError(f"{path}={target}: leads to {definition.name}, which is not in an allowed package")
+    if isinstance(definition.node, (ast.Assign, ast.AnnAssign)):
+        raise ConfigError(f"{path}={target}: is neither a class nor a function")
+    return definition
+
+
+def _why_missing(target: str) -> str:
+    """Which part of a dotted name does not exist, with the nearest that does."""
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:cut])
+        module = load(name)
+        if module is None:
+            continue
+        wanted = parts[cut]
+        names = {key for key in module.bindings if not key.startswith("_")}
+        if module.package:
+            names |= set(submodules(name))
+        if cut == len(parts) - 1:
+            kept = (ast.ClassDef, ast.FunctionDef, ast.ImportFrom)
+            names = {key for key in names if isinstance(module.bindings.get(key), kept)} or names
+        return f"{name} has no '{wanted}'; {nearest(wanted, names)}"
+    return f"there is no module '{parts[0]}'"
+
+
+_HERE = Module("", Path(), package=False)  # the scope of the annotations that are written here: builtins only
+_NFE = ast.parse("list[int]", mode="eval").body

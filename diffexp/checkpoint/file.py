@@ -111,14 +111,18 @@ def _verify(path: Path) -> None:
         raise CheckpointError(f"checkpoint '{path}' does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
+            names = [name.rsplit("/", 1)[-1] for name in archive.namelist()]
             damaged = archive.testzip()
     except _BROKEN as error:
         reason = "is empty" if path.stat().st_size == 0 else "is truncated, damaged or not a torch file"
         raise CheckpointError(f"'{path}' {reason} ({_one_line(error)})") from error
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror}") from error
+    if "data.pkl" not in names or "constants.pkl" in names:
+        what = "a TorchScript program" if "constants.pkl" in names else "some other zip archive"
+        raise CheckpointError(f"'{path}' is not a torch checkpoint: it is {what}")
     if damaged is not None:
-        raise CheckpointError(f"'{path}' is damaged: the checksum of its part '{damaged}' is wrong")
+        raise CheckpointError(f"'{path}' is damaged: the checksum of its part {damaged!r} is wrong")
 
 
 def _unsafe(error: pickle.UnpicklingError) -> str:

@@ -29,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as handle:
+        with open(temporary, "r+b") as handle:  # some systems flush only what is open for writing
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)

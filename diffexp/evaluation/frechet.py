@@ -1,11 +1,12 @@
 """The Frechet distance between Gaussian fits of two sets of features, in float64.
 
-    d^2 = |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2          (Dowson and Landau 1982; Heusel et al. 2017)
+    d^2 = |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2          (Dowson and Landau 1982; Heusel et al.
+    2017)
 
 Sums are kept instead of features, so that the memory does not grow with n and shards add up; covariances are unbiased
-(n - 1). The trace term is the symmetric form, real by construction. For any factors S = F F^T it is the sum of the singular
-values of F1^T F2: Cholesky factors and symmetric eigenvalues where both covariances are regular, eigenvectors and singular
-values where one is not (fewer images than features, dead features).
+(n - 1). The trace term is the symmetric form, real by construction. For any factors S = F F^T it is the sum of the
+singular values of F1^T F2: Cholesky factors and symmetric eigenvalues where both covariances are regular,
+eigenvectors and singular values where one is not (fewer images than features, dead features).
 """
 
 from __future__ import annotations

@@ -1,0 +1,89 @@
+"""The Inception network of the published FID, through torch-fidelity: the TensorFlow weights, resize and scaling.
+
+torch-fidelity is imported when the extractor is prepared. Nothing is downloaded: the weights come from a path, or from
+the folder where torch.hub keeps files, and an error says how to get them.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffexp.core.errors import DiffexpError
+from diffexp.evaluation.features import Shape, file_sha256
+
+WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
+PUBLISHED_PREFIX = "6726825d"  # of the file's SHA-256: torch.hub's naming, which its downloads are checked by
+
+
+class InceptionFeatures:
+    """The 2048 pooled features of Inception-v3 (2015-12-05), in float32 without reduced precision.
+
+    Only with the published weights is the distance called ``fid``; with any other file it is ``fd_inception_<hash>``.
+
+    Args:
+        weights: path of the weights; None: torch.hub's folder.
+    """
+
+    shape: Shape = (3, None, None)
+    dim = 2048
+    resize = "bilinear_tf1_299"
+
+    def __init__(self, weights: str | None = None) -> None:
+        self._path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+        self.name, self.metric, self.hash = "inception", "fid", ""
+        self._network: Any = None
+
+    def prepare(self) -> InceptionFeatures:
+        """Read the weights and return self; DiffexpError when they or torch-fidelity are missing."""
+        if self._network is not None:
+            return self
+        if not self._path.is_file():
+            raise DiffexpError(
+                f"evaluation.extractor: Inception weights {self._path} not found; download {WEIGHTS_URL} to that path, "
+                "or name a file with evaluation.extractor.weights=..."
+            )
+        self._network = _load(self._path)
+        digest = file_sha256(self._path)
+        self.hash = digest[:12]
+        if not digest.startswith(PUBLISHED_PREFIX):
+            self.name = f"inception_{digest[:8]}"
+            self.metric = f"fd_{self.name}"
+        return self
+
+    def to(self, device: torch.device | str) -> InceptionFeatures:
+        """Move the network to `device`; return self."""
+        self.prepare()._network.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) -> float32 (B, 2048)."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+            given = f"{images.dtype} of shape {'x'.join(map(str, images.shape[1:]))}"
+            raise DiffexpError(f"extractor '{self.name}' takes uint8 RGB images, got {given}")
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return self.prepare()._network(images)[0]
+
+
+def _load(path: Path) -> Any:
+    """torch-fidelity's network with the weights of `path`."""
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
+        reason = str(error).splitlines()[0]
+        raise DiffexpError(
+            f"evaluation.extractor: Inception needs torch-fidelity ({reason}); pip install torch-fidelity"
+        ) from error
+    try:
+        # torch-fidelity unpickles the file without restriction, so it must first prove to hold plain tensors.
+        torch.load(path, map_location="cpu", weights_only=True)
+        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DiffexpError(f"evaluation.extractor: {path} does not hold Inception weights ({reason})") from error

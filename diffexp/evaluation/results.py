@@ -1,0 +1,107 @@
+"""`results.csv`: one tidy row for each (arm, NFE, seed, metric), the truth that plots and reports are made from."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from diffexp.core.errors import DiffexpError
+from diffexp.core.files import write_text_atomic
+
+RESULTS_FILE = "results.csv"
+CONTROL_PREFIX = "control:"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number. Controls have a sampler named ``"control:<name>"``, an empty grid and no NFE.
+
+    Attributes:
+        nfe: the counted network evaluations for each image; None for controls.
+        seed: the evaluation's seed, not the training's.
+        protocol: hash of the protocol.
+        seconds_per_image: wall-clock time of sampling alone; None for controls.
+    """
+
+    experiment: str
+    process: str
+    prediction: str
+    network: str
+    sampler: str
+    grid: str
+    nfe: int | None
+    metric: str
+    value: float
+    n: int
+    seed: int
+    protocol: str
+    checkpoint: str
+    seconds_per_image: float | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the number is of: everything but the value and the time."""
+        return tuple(getattr(self, name) for name in COLUMNS if name not in ("value", "seconds_per_image"))
+
+    @property
+    def control(self) -> str | None:
+        """The control's name, or None for a sampler's row."""
+        return self.sampler.removeprefix(CONTROL_PREFIX) if self.sampler.startswith(CONTROL_PREFIX) else None
+
+
+COLUMNS = tuple(entry.name for entry in fields(Row))
+_TEXT = tuple(entry.name for entry in fields(Row) if entry.type == "str")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a results file; empty where there is no file.
+
+    Raises:
+        DiffexpError: for other columns or a value that is not a number, naming file and line.
+    """
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise DiffexpError(f"{path}: the columns are not those of a results file ({', '.join(COLUMNS)})")
+        return [_parse(record, f"{path}, line {reader.line_num}") for record in reader]
+
+
+def _parse(record: dict[str, str], where: str) -> Row:
+    try:
+        return Row(
+            **{name: record[name] for name in _TEXT},
+            nfe=int(record["nfe"]) if record["nfe"] else None,
+            value=float(record["value"]),
+            n=int(record["n"]),
+            seed=int(record["seed"]),
+            seconds_per_image=float(record["seconds_per_image"]) if record["seconds_per_image"] else None,
+        )
+    except (TypeError, ValueError) as error:
+        raise DiffexpError(f"{where}: {error}") from error
+
+
+def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """Rows of both; a new row replaces the old one of the same key, in its place."""
+    merged = {row.key: row for row in old}
+    merged.update((row.key, row) for row in new)
+    return list(merged.values())
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
+    """Merge `rows` into the file at `path`, atomically; return all rows that it now holds."""
+    merged = merge(read_rows(path), rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_spell(getattr(row, name)) for name in COLUMNS] for row in merged)
+    write_text_atomic(path, text.getvalue())
+    return merged
+
+
+def _spell(value: object) -> object:
+    return "" if value is None else repr(value) if isinstance(value, float) else value

@@ -1,0 +1,147 @@
+"""What an evaluation is told: how many images, which seeds, which samplers at which budgets, which features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diffexp.core.errors import ConfigError, nearest
+from diffexp.evaluation.controls import CONTROLS
+from diffexp.evaluation.features import Extractor
+from diffexp.sampler.loop import Sampler
+
+Policy = Literal["exact", "below"]
+Make = Callable[[Mapping[str, Any], str], Any]
+"""make(node, path): the object of a configuration node."""
+
+
+class EvaluationSettings:
+    """The group `evaluation`, without its arms.
+
+    Args:
+        n: images for each sampler, budget and seed.
+        seeds: the evaluation seeds; a number is reported with its spread over them.
+        batch_size: images at a time; without influence on the numbers.
+        extractor: the features in which distances are measured; None: pictures only.
+        quantise: how floats become bytes.
+        controls: which of `real`, `noise`, `mean`, `resampled` are measured.
+        nfe: budgets for all samplers; None: each arm's own.
+        nfe_policy: a budget that a sampler cannot meet is refused ("exact") or lowered to the next one ("below").
+        only: evaluate this sampler alone; None: all arms.
+        arms: the recipe's samplers with their budgets; built by `build_arms`.
+        ema: which EMA profile is sampled from; None: the first.
+        grid_images: images in a row of the picture grids.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        seeds: list[int],
+        batch_size: int = 256,
+        extractor: Extractor | None = None,
+        quantise: Literal["round", "truncate"] = "round",
+        controls: list[str] | None = None,
+        nfe: list[int] | None = None,
+        nfe_policy: Literal["exact", "below"] = "exact",
+        only: str | None = None,
+        arms: dict[str, Any] | None = None,
+        ema: str | None = None,
+        grid_images: int = 10,
+    ) -> None:
+        if n < 2:
+            raise ConfigError(f"evaluation.n={n}: a distance needs at least 2 images")
+        if batch_size < 1:
+            raise ConfigError(f"evaluation.batch_size={batch_size}: must be at least 1")
+        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ConfigError(f"evaluation.seeds={seeds}: give different seeds >= 0, e.g. [0,1,2]")
+        if not 0 <= grid_images <= n:
+            raise ConfigError(f"evaluation.grid_images={grid_images}: must be between 0 and evaluation.n={n}")
+        for name in controls or ():
+            if name not in CONTROLS:
+                raise ConfigError(f"evaluation.controls: no control '{name}'; {nearest(name, CONTROLS)}")
+        self.n = n
+        self.seeds = list(seeds)
+        self.batch_size = batch_size
+        self.extractor = extractor
+        self.quantise = quantise
+        self.controls = list(dict.fromkeys(controls or ()))
+        self.nfe = nfe
+        self.nfe_policy: Policy = nfe_policy
+        self.only = only
+        self.ema = ema
+        self.grid_images = grid_images
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One sampler and the budgets at which it is evaluated."""
+
+    sampler: Sampler
+    nfe: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The sampler's name."""
+        return self.sampler.name
+
+    def feasible(self, policy: Policy) -> list[int]:
+        """The budgets that will be run, in order and without repeats; ConfigError names one that cannot be met."""
+        if policy == "below":
+            return list(dict.fromkeys(self.sampler.nearest_nfe(nfe) for nfe in self.nfe))
+        for nfe in self.nfe:
+            self.sampler.steps(nfe)
+        return list(dict.fromkeys(self.nfe))
+
+
+def build_settings(node: Mapping[str, Any], make: Make) -> EvaluationSettings:
+    """The settings of the resolved node `evaluation`; its arms are left to `build_arms`."""
+    return make({**node, "arms": None}, "evaluation")
+
+
+def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make) -> list[Arm]:
+    """The samplers and budgets of an evaluation.
+
+    Args:
+        node: the resolved node `evaluation`; each entry of its `arms` is a sampler's node with a list `nfe` beside it.
+        sampler: the resolved node `sampler`, which is what `evaluation.only` evaluates.
+        make: builds an object from a node.
+
+    Returns:
+        the recipe's arms, or with `evaluation.only` that sampler alone. `evaluation.nfe` replaces their budgets.
+
+    Raises:
+        ConfigError: without samplers or budgets, or for a budget that cannot be met under `evaluation.nfe_policy`.
+    """
+    nodes = dict(node.get("arms") or {})
+    only = node.get("only")
+    if only is not None:
+        nodes = {only: _alone(only, nodes, sampler)}
+    if not nodes:
+        nodes = {sampler["name"]: dict(sampler)}
+    arms = [_arm(name, entry, node.get("nfe"), make) for name, entry in nodes.items()]
+    for arm in arms:
+        arm.feasible(node.get("nfe_policy", "exact"))
+    return arms
+
+
+def _alone(only: str, nodes: Mapping[str, Any], sampler: Mapping[str, Any]) -> dict[str, Any]:
+    budgets = nodes.get(only, {}).get("nfe")
+    if sampler["name"] == only:  # the command line's sampler, with whatever was overridden in it
+        return {**sampler, "nfe": budgets}
+    if only not in nodes:
+        raise ConfigError(f"evaluation.only={only}: not among the arms; {nearest(only, [*nodes, sampler['name']])}")
+    return dict(nodes[only])
+
+
+def _arm(name: str, node: Mapping[str, Any], common: list[int] | None, make: Make) -> Arm:
+    budgets = common if common is not None else node.get("nfe")
+    if not budgets:
+        raise ConfigError(f"evaluation.arms.{name}: no budgets; add e.g. evaluation.nfe=[10,20]")
+    if min(budgets) < 1:
+        raise ConfigError(f"evaluation.nfe={list(budgets)}: a budget is at least one evaluation")
+    plain = {key: value for key, value in node.items() if key != "nfe"}
+    return Arm(make(plain, f"evaluation.arms.{name}"), tuple(budgets))

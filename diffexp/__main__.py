@@ -151,7 +151,8 @@ def _job(config: object) -> float | None:
         if _Sweep.pid != os.getpid():  # a launcher's worker: Hydra carries the error to the parent
             raise
         _Sweep.failed += 1
-        _complain(f"job {settings.job.num} ({' '.join(settings.overrides.task)}): {error}")
+        words = " ".join(word for word in settings.overrides.task if not word.startswith("++evaluation.only="))
+        _complain(f"job {settings.job.num} ({words}): {error}")
         return None
 
 

@@ -72,9 +72,7 @@ def _parsed(text: Any) -> ast.expr | None:
         return None
 
 
-def _named(
-    value: Any, names: list[str], annotation: ast.expr, module: Module, path: str, depth: int
-) -> Fault | None:
+def _named(value: Any, names: list[str], annotation: ast.expr, module: Module, path: str, depth: int) -> Fault | None:
     """A bare name: a scalar, an unparametrised container, an alias or a class."""
     name = names[-1]
     if name in _SCALARS and len(names) == 1:
@@ -155,9 +153,7 @@ def _elements(
     return None
 
 
-def _entries(
-    value: Any, inner: list[ast.expr], whole: ast.expr, module: Module, path: str, depth: int
-) -> Fault | None:
+def _entries(value: Any, inner: list[ast.expr], whole: ast.expr, module: Module, path: str, depth: int) -> Fault | None:
     """The keys and values of a mapping."""
     if not isinstance(value, Mapping):
         return Fault(path, ast.unparse(whole), value)
@@ -169,9 +165,7 @@ def _entries(
     return None
 
 
-def _union(
-    value: Any, members: list[ast.expr], whole: ast.expr, module: Module, path: str, depth: int
-) -> Fault | None:
+def _union(value: Any, members: list[ast.expr], whole: ast.expr, module: Module, path: str, depth: int) -> Fault | None:
     """Any member may fit; a misfit inside a container is reported there."""
     faults = [fault_of(value, member, module, path, depth + 1) for member in members]
     if any(fault is None for fault in faults):

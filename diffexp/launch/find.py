@@ -96,4 +96,4 @@ def _latest(spec: str, recipe: str, runs: Path) -> tuple[Path, Path]:
 def _known(runs: Path) -> str:
     """Which recipes have checkpoints, as a hint."""
     found = recipes(runs)
-    return f"runs with checkpoints: {', '.join(found)}" if found else f"there is no checkpoint in {runs}/ yet"
+    return f"runs with checkpoints: {', '.join(found)}" if found else "there is none yet"

@@ -98,8 +98,9 @@ def _content(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError:
-        return {"pid": 0, "host": socket.gethostname(), "token": ""}
-    return found if isinstance(found, dict) else {"pid": 0, "host": socket.gethostname(), "token": ""}
+        found = None
+    dead = {"pid": 0, "host": socket.gethostname(), "token": ""}
+    return found if isinstance(found, dict) and "pid" in found else dead
 
 
 def _alive(owner: dict[str, Any]) -> bool:

@@ -72,9 +72,9 @@ def remark(layout: Layout, group: str, choice: str) -> str:
             continue
         for line in path.read_text(encoding="utf-8").splitlines():
             text = line.removeprefix("#").strip()
-            if not line.startswith("#"):
+            if line and not line.startswith("#"):
                 return ""
-            if not text.startswith("@package"):
+            if text and not text.startswith("@package"):
                 return text
     return ""
 

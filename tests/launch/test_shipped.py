@@ -1,0 +1,139 @@
+"""The real conf tree through the real entry, in fresh processes: refusals, no torch, and what the start costs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffexp.launch.command import normalise
+from diffexp.launch.compose import compose_jobs, config_hash, expand
+from diffexp.launch.layout import GLOBAL_GROUPS, read_layout, read_yaml
+from diffexp.launch.schema import validate
+
+LAYOUT = read_layout()
+RECIPES = LAYOUT.choices["experiment"]
+SCALES = LAYOUT.choices["scale"]
+
+_DRIVER = """
+import sys
+from diffexp.__main__ import main
+code = main(sys.argv[1:])
+heavy = sorted({"torch", "lightning", "numpy", "pandas", "scipy", "matplotlib"} & set(sys.modules))
+if heavy: print("HEAVY", *heavy)
+sys.exit(code)
+"""
+
+
+def _run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _DRIVER, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(("recipe", "scale"), list(itertools.product(RECIPES, SCALES)))
+def test_every_recipe_is_valid_at_every_scale(recipe: str, scale: str) -> None:
+    (job,) = compose_jobs([[f"experiment={recipe}", f"scale={scale}"]], LAYOUT)
+    validate(job.config, LAYOUT)
+    assert job.config["recipe"] == recipe
+    assert job.config["paper"]["title"]
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [(group, choice) for group in LAYOUT.choices if group not in GLOBAL_GROUPS for choice in LAYOUT.choices[group]],
+)
+def test_every_choice_of_every_group_is_valid(group: str, choice: str) -> None:
+    missing = [key for key, value in read_yaml(LAYOUT.folder / group / f"{choice}.yaml").items() if value == "???"]
+    words = [f"{group}={choice}", *(f"{group}.{key}=something" for key in missing)]
+    (job,) = compose_jobs([normalise(words, LAYOUT)], LAYOUT)
+    validate(job.config, LAYOUT)
+
+
+def test_hydra_makes_no_folders_and_no_logs() -> None:
+    (job,) = compose_jobs([["scale=quick"]], LAYOUT)
+    assert job.hydra["run"]["dir"] == "."
+    assert job.hydra["output_subdir"] is None
+    for name in ("job_logging", "hydra_logging"):
+        assert not job.hydra[name].get("handlers")
+        assert job.hydra[name]["disable_existing_loggers"] is False  # Lightning's warnings stay
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_order_and_plus_form_is_the_same_run(recipe: str) -> None:
+    words = (f"experiment={recipe}", "scale=quick", "seed=1")
+    lines = [
+        [sign + word if place < 2 else word for place, word in order]
+        for sign in ("", "+")
+        for order in itertools.permutations(enumerate(words))
+    ]
+    jobs = [job for line in lines for job in compose_jobs(expand(normalise(line, LAYOUT), LAYOUT), LAYOUT)]
+    assert len(jobs) == 12
+    assert len({config_hash(job.config) for job in jobs}) == 1
+    (paper,) = compose_jobs([[f"experiment={recipe}", "seed=1"]], LAYOUT)
+    assert jobs[0].config["training"]["max_steps"] < paper.config["training"]["max_steps"]
+
+
+MUST_SHOW = [
+    (["training.max_stepz=3"], "did you mean 'max_steps'?"),
+    (["sampler=dim"], "did you mean 'ddim'?"),
+    (["+experimnt=gddim_vp"], "did you mean 'experiment'?"),
+    (["training.max_steps=abc"], "training.max_steps=abc: expected int, got 'abc'"),
+    (["ckpt=latest:nothing"], "ckpt=latest:nothing: no run of 'nothing'"),
+    (["ckpt=nothing.ckpt"], "ckpt=nothing.ckpt: no such file or folder"),
+    (["sampler.stepper._target_=os.system"], "sampler.stepper._target_=os.system"),
+    (["dataset=image_folder"], "dataset.path: no value given; add dataset.path=..."),
+    (["-m", "seed=0,1,x"], "seed=x: expected an int, 0 or larger"),
+    (["--unknown"], "unknown flag '--unknown'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MUST_SHOW)
+def test_refusals_are_one_line_without_torch_and_without_traces(words: list[str], message: str, tmp_path: Path) -> None:
+    recipe = [] if words[0].startswith("+experimnt") else ["experiment=gddim_vp"]
+    done = _run(*recipe, "+scale=quick", *words, folder=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""  # nor "HEAVY"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_command_without_recipe_lists_them(tmp_path: Path) -> None:
+    done = _run("scale=quick", folder=tmp_path)
+    assert done.returncode == 2
+    assert all(recipe in done.stderr for recipe in RECIPES)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["experiment=gddim_vp", "--cfg", "job", "--resolve"], ["--version"]])
+def test_answers_do_not_import_anything_heavy(words: list[str], tmp_path: Path) -> None:
+    done = _run(*words, folder=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "HEAVY" not in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_start_costs_a_third_of_importing_lightning(tmp_path: Path) -> None:
+    entry = [sys.executable, "-m", "diffexp"]
+    commands = {
+        "lightning": [sys.executable, "-c", "import lightning"],
+        "help": [*entry, "--help"],
+        "cfg": [*entry, "experiment=gddim_vp", "scale=quick", "--cfg", "job"],
+        "key": [*entry, "experiment=gddim_vp", "training.max_stepz=3"],
+        "type": [*entry, "experiment=gddim_vp", "training.max_steps=abc"],
+    }
+    best = dict.fromkeys(commands, float("inf"))
+    for _ in range(3):  # interleaved, so that a busy machine slows all of them
+        for name, command in commands.items():
+            started = time.perf_counter()
+            subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+            best[name] = min(best[name], time.perf_counter() - started)
+    ratios = {name: seconds / best["lightning"] for name, seconds in best.items() if name != "lightning"}
+    assert max(ratios.values()) <= 0.35, ratios

@@ -1,0 +1,159 @@
+"""The sections of a report, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffexp.evaluation.markdown import table, text_table
+from diffexp.evaluation.protocol import Protocol, Provenance
+from diffexp.evaluation.results import Row
+from diffexp.evaluation.table import Summary, spell, spell_spread
+
+_MEANING = {
+    "real": "held-out images: the floor, what a perfect model scores at this n",
+    "noise": "Gaussian noise: no model at all",
+    "mean": "the mean training image, n times: no diversity",
+    "resampled": "training images drawn with replacement: a model that only remembers",
+}
+
+
+def head(config: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Title and the recipe in a line or two."""
+    names = list(dict.fromkeys(row.experiment for row in rows))
+    recipe = config.get("recipe") or (", ".join(names) if names else "evaluation")
+    paper = config.get("paper") or {}
+    lines = [f"# {recipe}"]
+    if paper.get("title"):
+        link = f", [arXiv {paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']})" if paper.get("arxiv") else ""
+        lines.append(f"*{paper['title']}*{link}.")
+    choices = config.get("choices") or {}
+    if choices:
+        lines.append("Recipe: " + ", ".join(f"{group} `{choice}`" for group, choice in choices.items()) + ".")
+    return "\n\n".join(lines)
+
+
+def measured(
+    protocol: Protocol,
+    arms: Sequence[Summary],
+    controls: Sequence[Summary],
+    images: Sequence[str],
+    others: Sequence[Protocol],
+) -> str:
+    """Summary, plot and tables of one protocol."""
+    parts = [f"## {protocol.metric}, n = {protocol.n:,}", _lead(protocol, arms, controls)]
+    for other in others:
+        difference = "; ".join(protocol.difference(other))
+        parts.append(f"Not comparable with the section of protocol `{other.hash}`: {difference}.")
+    if images:
+        links = ", ".join(f"[{name.rsplit('.', 1)[1].upper()}]({name})" for name in images)
+        parts.append(f"![Distance versus NFE]({images[0]})\n\n{links}")
+    if arms:
+        parts += [_matrix(arms), _details(arms)]
+    if controls:
+        parts += ["### Controls", _controls(controls)]
+    parts += [f"### Protocol `{protocol.hash}`", _protocol(protocol)]
+    return "\n\n".join(parts)
+
+
+def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summary]) -> str:
+    """Two or three sentences that a hurried reader needs."""
+    reference = f"the {protocol.reference_n:,} images of the {protocol.split} split of {protocol.dataset}"
+    text = f"Frechet distance of {protocol.n:,} images from {reference}; lower is better."
+    if arms:
+        best = min(arms, key=lambda arm: arm.mean)
+        text += f" Best: **{spell_spread(best)}** with {best.label} at NFE {best.nfe}."
+    floor = next((control for control in controls if control.label == "real"), None)
+    if floor is not None:
+        text += f" Held-out real images score {spell_spread(floor)}: no model can be told to be better than that."
+    return text
+
+
+def _matrix(arms: Sequence[Summary]) -> str:
+    budgets = sorted({arm.nfe for arm in arms})
+    found = {(arm.label, arm.nfe): spell_spread(arm) for arm in arms}
+    labels = list(dict.fromkeys(arm.label for arm in arms))
+    body = [[label, *(found.get((label, budget), "") for budget in budgets)] for label in labels]
+    seeds = max(len(arm.values) for arm in arms)
+    spread = f"Mean ± standard deviation over {seeds} evaluation seeds" if seeds > 1 else "One evaluation seed"
+    caption = f"{spread}; columns are counted network evaluations per image."
+    return f"{table(['NFE', *map(str, budgets)], body)}\n\n{caption}"
+
+
+def _details(arms: Sequence[Summary]) -> str:
+    body = [[arm.label, arm.grid, str(arm.nfe), *_statistics(arm)] for arm in arms]
+    header = ["sampler", "grid", "NFE", "mean", "std", "minimum", "ms per image"]
+    note = "Papers often print the minimum of several seeds; compare it only with such. Times are of sampling alone."
+    return f"### All budgets\n\n{table(header, body)}\n\n{note}"
+
+
+def _statistics(arm: Summary) -> list[str]:
+    """Mean, standard deviation, minimum, milliseconds per image."""
+    spread = "–" if arm.spread is None else spell(arm.spread)
+    milliseconds = "–" if arm.seconds is None else f"{1000 * arm.seconds:.3g}"
+    return [spell(arm.mean), spread, spell(arm.minimum), milliseconds]
+
+
+def _controls(controls: Sequence[Summary]) -> str:
+    body = [[c.label, spell_spread(c), spell(c.minimum), _MEANING.get(c.label, "")] for c in controls]
+    return text_table(["control", "distance", "minimum", "what it is"], body)
+
+
+def _protocol(protocol: Protocol) -> str:
+    body = [
+        ["metric", f"`{protocol.metric}`: squared Frechet distance, float64, unbiased covariances"],
+        ["generated", f"n = {protocol.n:,} for each seed; image i of a seed starts from the same noise in every arm"],
+        ["reference", f"{protocol.dataset}, split {protocol.split}, {protocol.reference_n:,} images"],
+        ["reference fingerprint", f"`{protocol.reference}`"],
+        ["features", f"{protocol.extractor}, weights SHA-256 `{protocol.weights}`"],
+        ["resize", protocol.resize],
+        ["quantisation", f"{protocol.quantise} to 8 bits"],
+    ]
+    return text_table(["field", "value"], body)
+
+
+def samples(pictures: Sequence[str]) -> str:
+    """The picture grids."""
+    if not pictures:
+        return ""
+    images = [f"![Samples of {name.removeprefix('samples_').removesuffix('.png')}]({name})" for name in pictures]
+    intro = "A column starts from the same noise in every row and for every sampler; the last row is held-out images."
+    return "\n\n".join(["## Samples", intro, *images])
+
+
+def provenance(provenances: Mapping[str, Provenance], rows: Sequence[Row]) -> str:
+    """Where the numbers come from, for each checkpoint with rows; empty where nothing is on record."""
+    wanted = {row.checkpoint for row in rows} or set(provenances)
+    found = [entry for name, entry in provenances.items() if name in wanted]
+    if not found:
+        return ""
+    return "\n\n".join(["## Provenance", *(_origin(entry) for entry in found)])
+
+
+def _origin(entry: Provenance) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
+    body = [
+        ["checkpoint", f"`{entry.checkpoint}`"],
+        ["EMA", entry.ema],
+        ["model", f"process {entry.process}, prediction {entry.prediction}, network {entry.network}"],
+        ["training seed", "–" if entry.training_seed is None else str(entry.training_seed)],
+        ["commit", f"`{entry.commit}`" if entry.commit else "unknown"],
+        ["device, precision", f"{entry.device}, {entry.precision}"],
+        ["versions", versions or "unknown"],
+    ]
+    return text_table(["", ""], body)
+
+
+def reproduce(config: Mapping[str, Any]) -> str:
+    """The commands that make the numbers again; empty without a configuration."""
+    recipe = config.get("recipe")
+    if not recipe:
+        return ""
+    scale = (config.get("choices") or {}).get("scale", "paper")
+    command = f"python -m diffexp experiment={recipe} scale={scale} seed={config.get('seed', 0)}"
+    return (
+        "## Reproduce\n\n"
+        f"```\n{command}\n```\n\n"
+        "`config.yaml` in this folder is the whole resolved configuration; whatever was overridden on the command line "
+        "stands there. `results.csv` holds every number of this page, one row for each seed."
+    )

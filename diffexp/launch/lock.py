@@ -6,7 +6,6 @@ taken over; a pid that was given to another process since is told apart by the s
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -72,13 +71,29 @@ class Lock:
             here = owner.get("host") == socket.gethostname()
             place = "" if here else f" on {owner.get('host')} (if it is gone, delete {self.path})"
             raise LockedError(f"{self.path.parent}: in use by process {owner.get('pid')}{place}")
-        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.stale")
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self.path, aside)
-            if _content(aside).get("token") != owner.get("token"):  # someone was faster: this one is alive, put it back
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, self.path)
-        aside.unlink(missing_ok=True)
+        try:
+            self._remove_dead()
+        except FileNotFoundError:  # another process has removed it
+            return
+        except (OSError, ImportError) as error:
+            raise LockedError(f"{self.path}: left by a dead process; delete it by hand ({error})") from error
+
+    def _remove_dead(self) -> None:
+        """Remove the lock file, of which `_read` has just told that its owner is dead.
+
+        Of several processes that found it dead, one may remove it, and none may remove what the first puts in its
+        place: the file itself is locked, and must still be the one under this name.
+        """
+        import fcntl  # POSIX only
+
+        handle = os.open(self.path, os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            same = os.path.samestat(os.fstat(handle), os.stat(self.path))
+            if same and not _alive(self._read()):
+                self.path.unlink()
+        finally:
+            os.close(handle)
 
     def _read(self) -> dict[str, Any]:
         return _content(self.path)

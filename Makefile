@@ -1,0 +1,35 @@
+# Two commands set everything up: `make demo` and `make test`. Both work on a bare machine with python3 >= 3.10.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-fast lint clean help
+
+help:
+	@echo "make demo   install, then train and evaluate gddim_vp at quick scale (minutes on two CPU cores)"
+	@echo "make test   install, then run every test"
+	@echo "make lint   install, then ruff"
+	@echo "make clean  remove the virtual environment and caches (run folders stay)"
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "diffexp needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m diffexp +experiment=gddim_vp +scale=quick
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,6 +1,6 @@
 """Weights on the squared error, stated on the data error X = |x^ - x0|^2 (Salimans & Ho 2022, section 4).
 
-The network's own error is `Head.data_weight` times X, so dividing by it turns a weight on X into a weight on the output.
+The network's own error is `Head.data_weight` times X: dividing by it turns a weight on X into one on the output.
 """
 
 from __future__ import annotations

@@ -65,14 +65,22 @@ class NetworkDenoiser(Denoiser):
         network: maps (state, time input (B,), labels) to an output of `head.out_channels` channels.
         head: the prediction.
         process: the forward process.
+        autocast: lower precision of the network alone while sampling, e.g. torch.bfloat16; states and coefficients keep
+            theirs. In training the trainer does this.
+
+    Raises:
+        ConfigError: when the head has no meaning on the process.
     """
 
-    def __init__(self, network: nn.Module, head: Head, process: Process) -> None:
+    def __init__(
+        self, network: nn.Module, head: Head, process: Process, autocast: torch.dtype | None = None
+    ) -> None:
         super().__init__(process)
         head.check(process)
         self.network = network
         self.head = head
         self.gives = head.gives
+        self.autocast = autocast
 
     def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
         time = self.head.time_input(self.process, t).to(device=device, dtype=torch.float32)
@@ -81,7 +89,11 @@ class NetworkDenoiser(Denoiser):
     def output(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         """The raw network output in the state's type; counted."""
         self.evaluations += u.shape[0]
-        return self.network(u, point.time.expand(u.shape[0]), conditions.labels).to(u.dtype)
+        time = point.time.expand(u.shape[0])
+        if self.autocast is None:
+            return self.network(u, time, conditions.labels).to(u.dtype)
+        with torch.autocast(u.device.type, self.autocast):
+            return self.network(u, time, conditions.labels).to(u.dtype)
 
     def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
         return self.head.predict(u, point.marginal, self.output(u, point, conditions))

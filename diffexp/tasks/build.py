@@ -68,9 +68,14 @@ class Parts:
         channels, height, _ = self.process.state_shape(self.dataset.shape)
         return self.network.build(channels, self.head.out_channels(channels), height, self.dataset.num_classes)
 
-    def denoiser(self, network: nn.Module) -> NetworkDenoiser:
-        """The denoiser around `network`."""
-        return NetworkDenoiser(network, self.head, self.process)
+    def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
+        """The denoiser around `network`; see `NetworkDenoiser` for `autocast`."""
+        return NetworkDenoiser(network, self.head, self.process, autocast)
+
+    def meta_denoiser(self) -> NetworkDenoiser:
+        """The denoiser without memory: for shapes, parameter counts and checks."""
+        with torch.device("meta"):
+            return self.denoiser(self.build_network())
 
 
 def build(config: Config) -> Parts:
@@ -92,8 +97,7 @@ def build(config: Config) -> Parts:
         device=make(config, "trainer"),
     )
     parts.objective.check(parts.process)
-    with torch.device("meta"):
-        parts.denoiser(parts.build_network())
+    parts.meta_denoiser()
     return parts
 
 

@@ -1,0 +1,32 @@
+"""What a command does: one small file for each task. `run_task` is the only door; it imports what is heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def run_task(config: Mapping[str, Any]) -> float | None:
+    """Do what `config["task"]` says.
+
+    Args:
+        config: the resolved and validated configuration.
+
+    Returns:
+        the smallest distance that an evaluation measured, for sweepers; None for tasks that measure nothing.
+
+    Raises:
+        DiffexpError: anything that the user can act on.
+    """
+    from diffexp.tasks import check, console, evaluate, report, run, sample, train
+
+    console.prepare()
+    tasks = {
+        "run": run.main,
+        "train": train.main,
+        "evaluate": evaluate.main,
+        "sample": sample.main,
+        "report": report.main,
+        "check": check.main,
+    }
+    return tasks[config["task"]](config)

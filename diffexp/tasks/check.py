@@ -1,0 +1,46 @@
+"""task=check: what a recipe will do, without data, weights or folders: the network is built on the meta device."""
+
+from __future__ import annotations
+
+from diffexp.evaluation.settings import Arm, build_arms
+from diffexp.tasks import console
+from diffexp.tasks.build import Config, Parts, build, make_node
+
+
+def main(config: Config) -> None:
+    """Print parameters, data, training budget and the NFE plans of all arms."""
+    parts = build(config)
+    arms = build_arms(config["evaluation"], config["sampler"], make_node)
+    plans = [line for arm in arms for line in _plans(arm, parts, config)]
+    console.say("\n".join([*_summary(config, parts), *plans]))
+
+
+def _summary(config: Config, parts: Parts) -> list[str]:
+    choices, paper, training = config["choices"], config["paper"], parts.training
+    network = parts.meta_denoiser().network
+    count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    size = "x".join(str(side) for side in parts.dataset.shape)
+    images = training.max_steps * training.batch_size
+    classes = f"{parts.dataset.num_classes} classes" if parts.dataset.num_classes else "unconditional"
+    return [
+        f"recipe     {config['recipe']} at scale {choices['scale']}",
+        f"paper      {paper['title']} (arXiv {paper['arxiv']})" if paper else "paper      none",
+        f"process    {choices['process']}, prediction {choices['prediction']}",
+        f"network    {choices['network']}, {count:,} parameters",
+        f"data       {parts.dataset.name}, {size}, {classes}",
+        f"training   {training.max_steps:,} steps of {training.batch_size} images: {images:,} images",
+        f"optimizer  lr {parts.optimizer.lr:g}, EMA {', '.join(parts.ema.profiles)}",
+        "samplers   NFE (steps): first times ... last time",
+    ]
+
+
+def _plans(arm: Arm, parts: Parts, config: Config) -> list[str]:
+    sampler = arm.sampler
+    sampler.check(parts.head.gives)
+    lines = []
+    for nfe in arm.feasible(config["evaluation"]["nfe_policy"]):
+        times = sampler.times(parts.process, nfe).tolist()
+        sampler.plan(parts.process, nfe)
+        first = " ".join(f"{time:.4f}" for time in times[:3])
+        lines.append(f"  {sampler.name:<8} {nfe:>4} ({len(times) - 1:>3}): {first} ... {times[-1]:.4g}")
+    return lines

@@ -1,0 +1,27 @@
+"""How tasks speak to the person at the terminal: results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def prepare() -> None:
+    """Let the package's log lines reach stderr, once, without dates or module names."""
+    logger = logging.getLogger("diffexp")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def say(text: str) -> None:
+    """A result, on stdout."""
+    print(text, flush=True)
+
+
+def interactive() -> bool:
+    """Whether a progress bar has somebody to look at it."""
+    return sys.stderr.isatty()

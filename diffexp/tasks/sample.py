@@ -1,0 +1,56 @@
+"""task=sample: write the very images that an evaluation would score, as arrays and as a picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffexp.core.files import write_bytes_atomic
+from diffexp.evaluation.generate import generate
+from diffexp.evaluation.grid import draw_grid
+from diffexp.tasks import console
+from diffexp.tasks.build import Config, build
+from diffexp.tasks.evaluate import conditioner_of, plan_evaluation, trained_denoiser
+from diffexp.tasks.restore import open_checkpoint
+from diffexp.tasks.train import open_folder
+
+_COLUMNS, _SHOWN = 10, 100
+
+
+def main(config: Config) -> None:
+    """Images 0 .. evaluation.n - 1 of the first evaluation seed, for each sampler and budget.
+
+    Each becomes `samples/<sampler>_nfe<k>_seed<s>.npz` in the run folder (key `images`, uint8 (n, H, W, C), the layout
+    that evaluators of images read) and a PNG of the first hundred.
+    """
+    parts = build(config)
+    plan = plan_evaluation(config, parts)
+    restored = open_checkpoint(config)
+    with open_folder(config, restored) as folder:
+        target = folder.path / "samples"
+        target.mkdir(exist_ok=True)
+        denoiser, _, device = trained_denoiser(config, parts, restored)
+        settings, conditioner = plan.settings, conditioner_of(parts)
+        seed = settings.seeds[0]
+        for arm in plan.arms:
+            for nfe in arm.feasible(settings.nfe_policy):
+                batches = generate(
+                    arm.sampler, denoiser, parts.dataset.shape, range(settings.n), seed, nfe,
+                    settings.batch_size, settings.quantise, conditioner, device,
+                )  # fmt: skip
+                images = torch.cat([batch.images.cpu() for batch in batches])
+                name = f"{arm.name}_nfe{nfe}_seed{seed}"
+                _write_arrays(images, target / f"{name}.npz")
+                shown = [("", part) for part in images[:_SHOWN].split(_COLUMNS)]
+                draw_grid(shown, target / f"{name}.png", title=f"{config['recipe']}, {arm.name}, NFE {nfe}")
+                console.say(f"samples: {target / name}.png, .npz")
+
+
+def _write_arrays(images: Tensor, path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images.permute(0, 2, 3, 1).numpy())
+    write_bytes_atomic(path, buffer.getvalue())

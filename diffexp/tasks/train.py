@@ -1,0 +1,73 @@
+"""task=train: from a configuration to a checkpoint, or on from one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from diffexp.dataset.loader import make_loader
+from diffexp.launch.find import newest
+from diffexp.launch.folder import RunFolder
+from diffexp.tasks import console
+from diffexp.tasks.build import Config, Parts, build, initialised_network
+from diffexp.tasks.restore import TRAINING, Restored, open_checkpoint
+from diffexp.training.fit import fit
+from diffexp.training.module import DiffusionModule
+
+log = logging.getLogger("diffexp")
+
+
+def main(config: Config) -> None:
+    """Train in a new run folder, or on in that of `ckpt=`."""
+    parts, restored = prepare(config)
+    with open_folder(config, restored) as folder:
+        train(config, parts, folder.path, restored)
+        console.say(f"checkpoint: {newest(folder.path)}")
+
+
+def prepare(config: Config) -> tuple[Parts, Restored | None]:
+    """Everything that can be refused, before any folder is made: parts, checkpoint, data."""
+    parts = build(config)
+    restored = None if config["ckpt"] is None else open_checkpoint(config, TRAINING)
+    parts.dataset.prepare()
+    return parts, restored
+
+
+def open_folder(config: Config, restored: Restored | None) -> RunFolder:
+    """The folder to write to: that of the newest checkpoint when it is resumed, else a new one.
+
+    Going on from an older checkpoint would contradict the files of the newer ones, so it starts a run of its own.
+    """
+    if restored is not None and restored.run is not None and newest(restored.run) == restored.path:
+        return RunFolder.open(restored.run)
+    return RunFolder.create(config)
+
+
+def train(config: Config, parts: Parts, run: Path, restored: Restored | None) -> Path:
+    """Train until the last step and return the checkpoint of it."""
+    if restored is not None and restored.step >= parts.training.max_steps:
+        log.info("%s has all %d steps already", restored.path, parts.training.max_steps)
+        return restored.path
+    network = initialised_network(parts, config["seed"])
+    module = DiffusionModule(
+        parts.denoiser(network),
+        parts.objective,
+        parts.optimizer,
+        parts.ema,
+        config["seed"],
+        OmegaConf.to_yaml(OmegaConf.create(dict(config))),
+    )
+    start = 0 if restored is None else restored.step
+    split = parts.dataset.split("train")
+    loader = make_loader(split, parts.training.batch_size, config["seed"], start, workers=parts.training.workers)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    log.info("training %s: %s parameters, %d images", config["recipe"], f"{parameters:,}", len(split))
+    log.info("run folder: %s", run)
+    began = time.perf_counter()
+    resume = None if restored is None else restored.path
+    checkpoint = fit(module, loader, parts.training, parts.device, run, resume, console.interactive())
+    log.info("trained to step %d in %.0f s", parts.training.max_steps, time.perf_counter() - began)
+    return checkpoint

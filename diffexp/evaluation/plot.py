@@ -44,7 +44,7 @@ def draw_distance(
 
     style = {"svg.hashsalt": "diffexp", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.4, 4.3), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         labels = list(dict.fromkeys(arm.label for arm in arms))
@@ -117,15 +117,12 @@ def _words(
     axes: Any, arms: Sequence[Summary], controls: Sequence[Summary], protocol: Protocol, title: str
 ) -> None:
     seeds = max(len(arm.values) for arm in arms)
-    bars = f"; bars: range over {seeds} seeds" if seeds > 1 else ""
     others = ", ".join(f"{c.label} {spell(c.mean)}" for c in controls if c.label != _FLOOR)
-    lines = ["network evaluations per image (NFE)"]
-    if others:
-        lines.append(f"controls off this plot: {others}")
-    axes.set_xlabel(lines[0])
-    if others:
-        axes.text(0.0, -0.2, lines[1], transform=axes.transAxes, fontsize=8.5, color="0.3", va="top")
-    axes.set_ylabel(f"{protocol.metric}, n = {protocol.n}{bars}", fontsize=9)
+    notes = [f"Bars: range over {seeds} seeds."] if seeds > 1 else []
+    notes += [f"Other controls: {others}."] if others else []
+    axes.text(0.0, -0.19, " ".join(notes), transform=axes.transAxes, fontsize=8.5, color="0.3", va="top")
+    axes.set_xlabel("network evaluations per image (NFE)")
+    axes.set_ylabel(f"{protocol.metric} (n = {protocol.n:,})")
     axes.set_title(title, fontsize=11, loc="left")
     axes.grid(True, which="major", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -11,7 +11,7 @@ from diffexp.evaluation.results import Row
 from diffexp.evaluation.table import Summary, spell, spell_spread
 
 _MEANING = {
-    "real": "held-out images: the floor, what a perfect model scores at this n",
+    "real": "held-out images: the floor, what a perfect model scores at this n; lower means copies",
     "noise": "Gaussian noise: no model at all",
     "mean": "the mean training image, n times: no diversity",
     "resampled": "training images drawn with replacement: a model that only remembers",
@@ -65,7 +65,7 @@ def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summar
         text += f" Best: **{spell_spread(best)}** with {best.label} at NFE {best.nfe}."
     floor = next((control for control in controls if control.label == "real"), None)
     if floor is not None:
-        text += f" Held-out real images score {spell_spread(floor)}: no model can be told to be better than that."
+        text += f" The floor is **{spell_spread(floor)}**: as many held-out real images."
     return text
 
 

@@ -1,0 +1,145 @@
+"""The report, from a run folder alone: numbers, plots and pictures that say what was measured."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffexp.core.errors import DiffexpError
+from diffexp.evaluation.grid import draw_grid
+from diffexp.evaluation.markdown import table
+from diffexp.evaluation.protocol import write_protocol
+from diffexp.evaluation.published import incomparable
+from diffexp.evaluation.report import write_evaluation, write_report
+from diffexp.evaluation.results import read_rows, write_rows
+from diffexp.evaluation.sweep import evaluate
+from diffexp.evaluation.table import spell_spread, summarise_arms
+
+CONFIG = """
+recipe: toy_recipe
+seed: 4
+choices: {network: oracle, scale: quick}
+paper:
+  title: A paper
+  arxiv: "2206.05564"
+  results:
+    - {dataset: CIFAR-10, sampler: gDDIM, nfe: 10, metric: FID, value: 4.17, table: "3"}
+    - {dataset: CIFAR-10, sampler: EM, nfe: 10, metric: FID, value: ">100", table: "3"}
+"""
+
+
+@pytest.fixture
+def found(arms, denoiser, dataset, settings, provenance):
+    return evaluate(arms, denoiser, dataset, settings, provenance)
+
+
+@pytest.fixture
+def folder(tmp_path, found):
+    write_evaluation(tmp_path, found)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def test_report_holds_every_mean_the_protocol_and_the_source(folder, found):
+    text = write_report(folder).read_text(encoding="utf-8")
+    summaries = summarise_arms(found.rows)
+    assert len(summaries) == 4
+    for summary in summaries:
+        assert spell_spread(summary) in text
+        assert f"{summary.minimum:.2f}" in text or f"{summary.minimum:.1f}" in text
+    for needed in (
+        "# toy_recipe", "2206.05564", f"Protocol `{found.protocol.hash}`", found.protocol.reference, "step_7@ema_0.9",
+        "abc1234", "| real", "python -m diffexp experiment=toy_recipe scale=quick seed=4", ">100",
+    ):  # fmt: skip
+        assert needed in text
+    assert "**Not comparable with the numbers above**: other data (CIFAR-10 there, gaussian here)" in text
+
+
+def test_everything_linked_exists_and_the_folder_suffices(folder, tmp_path_factory):
+    text = write_report(folder).read_text(encoding="utf-8")
+    linked = {name for name in re.findall(r"\]\(([^)]+)\)", text) if not name.startswith("http")}
+    assert linked == {"distance.png", "distance.svg", "samples_ddim.png", "samples_heun.png"}
+    assert all((folder / name).stat().st_size > 1000 for name in linked)
+    elsewhere = tmp_path_factory.mktemp("copy")
+    for path in folder.iterdir():
+        if not path.name.startswith(("report", "distance")):
+            (elsewhere / path.name).write_bytes(path.read_bytes())
+    assert write_report(elsewhere).read_text(encoding="utf-8") == text
+
+
+def test_the_same_numbers_draw_the_same_files(folder):
+    write_report(folder)
+    before = {path.name: path.read_bytes() for path in folder.glob("distance.*")}
+    write_report(folder)
+    assert {path.name: path.read_bytes() for path in folder.glob("distance.*")} == before
+    assert sorted(before) == ["distance.png", "distance.svg"]
+    with Image.open(folder / "distance.png") as image:
+        assert image.size[0] == round(6.4 * 150)
+
+
+def test_two_protocols_get_two_sections_that_say_what_differs(folder, found):
+    other = replace(found.protocol, n=60)
+    write_protocol(folder, other)
+    write_rows(folder / "results.csv", [replace(row, protocol=other.hash, n=60) for row in found.rows])
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert f"Not comparable with the section of protocol `{other.hash}`: n is 120 and 60." in text
+    assert text.count("### All budgets") == 2
+    assert {path.name for path in folder.glob("distance_*.png")} == {
+        f"distance_{found.protocol.hash}.png", f"distance_{other.hash}.png"
+    }  # fmt: skip
+
+
+def test_evaluating_again_adds_no_duplicates(folder, found):
+    count = len(read_rows(folder / "results.csv"))
+    write_evaluation(folder, found)
+    assert len(read_rows(folder / "results.csv")) == count == 4 * 2 + 3 * 2
+
+
+def test_rows_without_their_protocol_are_refused(folder):
+    (folder / "protocol.json").unlink()
+    with pytest.raises(DiffexpError, match=r"not on record in protocol\.json"):
+        write_report(folder)
+
+
+def test_an_empty_folder_is_refused_and_pictures_alone_are_not(tmp_path, found):
+    with pytest.raises(DiffexpError, match=r"no results\.csv and no samples"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    found.rows, found.protocol = [], None
+    write_evaluation(tmp_path, found)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "No distance was measured" in text
+    assert "samples_ddim.png" in text
+
+
+def test_published_numbers_are_comparable_only_on_equal_terms(found):
+    paper = replace(found.protocol, dataset="cifar10", metric="fid", n=50_000)
+    assert incomparable("CIFAR-10", "FID", paper) == []
+    assert incomparable("CIFAR-10", "FID", replace(paper, n=1000)) == [
+        "other number of images (50,000 as a rule there, 1,000 here)"
+    ]
+    assert len(incomparable("CIFAR-10", "FID", found.protocol)) == 3
+
+
+def test_tables_line_up():
+    lines = table(["NFE", "5", "10"], [["ddim", "20.55 ± 2.39", ""], ["x", "1", "22"]]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1] == "| ---- | -----------: | --: |"
+
+
+def test_grid_shows_each_pixel_as_a_square(tmp_path):
+    images = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).reshape(2, 3, 8, 8)
+    grey = torch.arange(2 * 64, dtype=torch.uint8).reshape(2, 1, 8, 8)
+    for name, given in (("colour", images), ("grey", grey)):
+        path = tmp_path / f"{name}.png"
+        draw_grid([("", given)], path)
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture)
+        expected = given.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy().repeat(7, axis=1).repeat(7, axis=2)
+        np.testing.assert_array_equal(pixels[12:68, 12:68], expected[0])
+        np.testing.assert_array_equal(pixels[12:68, 72:128], expected[1])
+        assert pixels.shape == (80, 140, 3)
+        assert (pixels[:, 68:72] == 255).all()

@@ -1,0 +1,96 @@
+"""Settings and arms: budgets come from the right place and impossible ones are refused in one line."""
+
+import pytest
+
+from diffexp.core.errors import ConfigError
+from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings
+
+DDIM = {"_target_": "ddim", "name": "ddim", "clip": False}
+HEUN = {"_target_": "heun", "name": "heun", "clip": False}
+NODE = {
+    "n": 8, "seeds": [0], "nfe": None, "nfe_policy": "exact", "only": None,
+    "arms": {"ddim": {**DDIM, "nfe": [5, 10]}, "heun": {**HEUN, "nfe": [5, 9]}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def make(samplers):
+    built = []
+
+    def make(node, where):
+        built.append((where, dict(node)))
+        return EvaluationSettings(**node) if where == "evaluation" else samplers[node["_target_"]]
+
+    make.built = built
+    return make
+
+
+def _plan(arms):
+    return {arm.name: list(arm.nfe) for arm in arms}
+
+
+def test_arms_of_the_recipe_with_their_budgets(make):
+    assert _plan(build_arms(NODE, DDIM, make)) == {"ddim": [5, 10], "heun": [5, 9]}
+    assert make.built[0] == ("evaluation.arms.ddim", DDIM), "the budgets are not an argument of the sampler"
+
+
+def test_common_budgets_replace_the_arms_own(make):
+    assert _plan(build_arms({**NODE, "nfe": [3]}, DDIM, make)) == {"ddim": [3], "heun": [3]}
+
+
+def test_only_takes_the_command_lines_sampler_with_the_arms_budgets(make):
+    changed = {**HEUN, "clip": True}
+    assert _plan(build_arms({**NODE, "only": "heun"}, changed, make)) == {"heun": [5, 9]}
+    assert make.built[0][1]["clip"] is True
+    assert _plan(build_arms({**NODE, "only": "ddim"}, HEUN, make)) == {"ddim": [5, 10]}
+    other = {"_target_": "ddpm", "name": "ddpm"}
+    assert _plan(build_arms({**NODE, "only": "ddpm", "nfe": [7]}, other, make)) == {"ddpm": [7]}
+
+
+def test_a_recipe_without_arms_evaluates_its_sampler(make):
+    assert _plan(build_arms({**NODE, "arms": {}, "nfe": [4]}, DDIM, make)) == {"ddim": [4]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"only": "ddmi"}, "evaluation.only=ddmi: not among the arms; did you mean 'ddim'"),
+        ({"arms": {}}, "evaluation.arms.ddim: no budgets"),
+        ({"nfe": [0]}, "a budget is at least one evaluation"),
+        ({"nfe": [10]}, "nfe=10 is not reachable with sampler heun: choose 9 or 11"),
+    ],
+)
+def test_mistakes_are_one_line(make, changes, message):
+    with pytest.raises(ConfigError) as error:
+        build_arms({**NODE, **changes}, DDIM, make)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_policy_below_lowers_budgets(samplers):
+    arm = Arm(samplers["heun"], (5, 10, 6, 9))
+    assert arm.feasible("below") == [5, 9]
+    assert Arm(samplers["ddim"], (5, 5, 2)).feasible("exact") == [5, 2]
+
+
+def test_settings_are_built_without_their_arms(make):
+    settings = build_settings({**NODE, "grid_images": 3}, make)
+    assert (settings.n, settings.grid_images, settings.controls) == (8, 3, [])
+    assert make.built[0][1]["arms"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 1}, "evaluation.n=1"),
+        ({"seeds": [1, 1]}, "give different seeds"),
+        ({"seeds": []}, "give different seeds"),
+        ({"batch_size": 0}, "evaluation.batch_size=0"),
+        ({"grid_images": 101}, "evaluation.grid_images=101"),
+        ({"controls": ["reel"]}, "no control 'reel'; did you mean 'real'"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(ConfigError) as error:
+        EvaluationSettings(**{"n": 100, "seeds": [0], **changes})
+    assert message in str(error.value)

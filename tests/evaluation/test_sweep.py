@@ -1,0 +1,122 @@
+"""The sweep: right rows and distances, counted NFE, refusals before anything is generated."""
+
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffexp.core.errors import ConfigError, SamplingError
+from diffexp.evaluation.features import DigitsFeatures
+from diffexp.evaluation.frechet import frechet_distance
+from diffexp.evaluation.generate import generate
+from diffexp.evaluation.settings import Arm
+from diffexp.evaluation.sweep import check, evaluate
+
+
+@pytest.fixture
+def found(arms, denoiser, dataset, settings, provenance):
+    return evaluate(arms, denoiser, dataset, settings, provenance)
+
+
+def test_one_row_for_each_arm_budget_and_seed(found):
+    arms = [(row.sampler, row.grid, row.nfe, row.seed) for row in found.rows if row.control is None]
+    budgets = [("ddim", 2), ("ddim", 6), ("heun", 3), ("heun", 5)]
+    assert arms == [(name, "uniform", nfe, seed) for name, nfe in budgets for seed in (0, 1)]
+    controls = [(row.control, row.grid, row.nfe, row.seed, row.seconds_per_image) for row in found.rows if row.control]
+    assert controls == [(name, "", None, seed, None) for name in ("real", "noise", "mean") for seed in (0, 1)]
+    assert {row.protocol for row in found.rows} == {found.protocol.hash}
+    assert {(row.n, row.metric, row.checkpoint) for row in found.rows} == {(120, "fd_pixels", "step_7@ema_0.9")}
+    assert all(row.seconds_per_image > 0 for row in found.rows if row.control is None)
+
+
+def test_values_are_the_distances_of_the_generated_images(found, samplers, denoiser, dataset, settings):
+    def moments(images):
+        features = settings.extractor(images).numpy()
+        return torch.from_numpy(features.mean(0)), torch.from_numpy(np.cov(features, rowvar=False))
+
+    batches = generate(samplers["ddim"], denoiser, dataset.shape, range(120), 1, 6, 120)
+    images = torch.cat([batch.images for batch in batches])
+    reference = moments(dataset.split("train").images(range(600)))
+    row = next(row for row in found.rows if (row.sampler, row.nfe, row.seed) == ("ddim", 6, 1))
+    assert row.value == pytest.approx(frechet_distance(*moments(images), *reference), rel=1e-8)
+
+
+def test_distances_order_as_they_must(arms, denoiser, dataset, settings, provenance, samplers):
+    rows = evaluate([Arm(samplers["ddim"], (3, 60))], denoiser, dataset, settings, provenance).rows
+    mean = {
+        key: statistics.fmean(row.value for row in rows if (row.sampler, row.nfe) == key)
+        for key in {(row.sampler, row.nfe) for row in rows}
+    }
+    assert mean["control:real", None] < mean["ddim", 3] / 2
+    assert mean["ddim", 60] < mean["ddim", 3] / 2
+    assert mean["ddim", 60] < mean["control:noise", None] / 5
+    trace = mean["control:mean", None]
+    assert trace == pytest.approx(8 * (0.3 * 127.5) ** 2 / 8, rel=0.15), "zero covariance leaves the reference's trace"
+
+
+def test_batch_size_does_not_matter(found, arms, denoiser, dataset, settings, provenance):
+    settings.batch_size = 120
+    again = evaluate(arms, denoiser, dataset, settings, provenance)
+    for row, other in zip(found.rows, again.rows, strict=True):
+        assert row.value == pytest.approx(other.value, rel=1e-9)
+        assert row.key == other.key
+
+
+def test_protocol_states_what_was_measured(found, dataset):
+    protocol = found.protocol
+    assert (protocol.metric, protocol.n, protocol.dataset, protocol.split) == ("fd_pixels", 120, "gaussian", "train")
+    assert (protocol.reference_n, protocol.quantise, protocol.extractor) == (600, "round", "pixels")
+    assert protocol.reference == dataset.split("train").fingerprint
+
+
+def test_grids_hold_the_first_images_of_the_first_seed(found, samplers, denoiser, dataset):
+    expected = next(generate(samplers["heun"], denoiser, dataset.shape, range(4), 0, 5, 4)).images
+    assert torch.equal(found.grids["heun"][5], expected)
+    assert {name: list(grid) for name, grid in found.grids.items()} == {"ddim": [2, 6], "heun": [3, 5]}
+    assert torch.equal(found.real, dataset.split("test").images(range(4)))
+
+
+def test_progress_sees_every_generated_image(arms, denoiser, dataset, settings, provenance):
+    counts = []
+    evaluate(arms, denoiser, dataset, settings, provenance, on_batch=counts.append)
+    assert sum(counts) == 4 * 2 * 120 + 50  # and the warm-up batch
+
+
+def test_without_an_extractor_there_are_pictures_only(arms, denoiser, dataset, settings, provenance):
+    settings.extractor = None
+    settings.n = 8
+    found = evaluate(arms, denoiser, dataset, settings, provenance)
+    assert (found.rows, found.protocol) == ([], None)
+    assert found.grids["ddim"][6].shape == (4, 1, 8, 8)
+
+
+def test_refusals_come_before_anything_is_generated(arms, denoiser, dataset, settings, samplers, provenance):
+    with pytest.raises(ConfigError, match="nfe=10 is not reachable with sampler heun: choose 9 or 11"):
+        evaluate([arms[0], Arm(samplers["heun"], (10,))], denoiser, dataset, settings, provenance)
+    settings.n = 201
+    with pytest.raises(ConfigError, match="as many held-out images and 'gaussian' has 200"):
+        evaluate(arms, denoiser, dataset, settings, provenance)
+    settings.n, settings.extractor, dataset.shape = 100, DigitsFeatures(), (3, 32, 32)
+    with pytest.raises(ConfigError, match="'digits' takes images of shape 1x8x8"):
+        check(arms, denoiser, dataset, settings)
+    with pytest.raises(ConfigError, match="no sampler"):
+        check([], denoiser, dataset, settings)
+    assert denoiser.evaluations == 0
+
+
+def test_a_sampler_that_miscounts_is_caught(arms, denoiser, dataset, settings, provenance, monkeypatch):
+    monkeypatch.setattr(type(arms[0].sampler.stepper), "evaluations", lambda self, n: 2 * n)
+    with pytest.raises(SamplingError, match="declared 2 evaluations an image, used 1"):
+        evaluate([replace(arms[0], nfe=(2,))], denoiser, dataset, settings, provenance)
+
+
+def test_the_floor_of_all_held_out_images_is_the_distance_of_the_splits(arms, denoiser, dataset, settings, provenance):
+    settings.n, settings.controls = 200, ["real"]
+    rows = evaluate([replace(arms[0], nfe=(2,))], denoiser, dataset, settings, provenance).rows
+    features = [settings.extractor(dataset.split(name).images(range(n))) for name, n in (("test", 200), ("train", 600))]
+    expected = frechet_distance(*(part for f in features for part in (f.mean(0), torch.cov(f.T))))
+    floor = [row.value for row in rows if row.control == "real"]
+    assert floor == pytest.approx([expected, expected], rel=1e-9)
+    assert expected > 0.1

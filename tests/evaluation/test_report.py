@@ -13,7 +13,8 @@ from diffexp.evaluation.grid import draw_grid
 from diffexp.evaluation.markdown import table
 from diffexp.evaluation.protocol import write_protocol
 from diffexp.evaluation.published import incomparable
-from diffexp.evaluation.report import write_evaluation, write_report
+from diffexp.evaluation.record import save_evaluation
+from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import read_rows, write_rows
 from diffexp.evaluation.sweep import evaluate
 from diffexp.evaluation.table import spell_spread, summarise_arms
@@ -38,7 +39,7 @@ def found(arms, denoiser, dataset, settings, provenance):
 
 @pytest.fixture
 def folder(tmp_path, found):
-    write_evaluation(tmp_path, found)
+    save_evaluation(tmp_path, found)
     (tmp_path / "config.yaml").write_text(CONFIG)
     return tmp_path
 
@@ -94,7 +95,7 @@ def test_two_protocols_get_two_sections_that_say_what_differs(folder, found):
 
 def test_evaluating_again_adds_no_duplicates(folder, found):
     count = len(read_rows(folder / "results.csv"))
-    write_evaluation(folder, found)
+    save_evaluation(folder, found)
     assert len(read_rows(folder / "results.csv")) == count == 4 * 2 + 3 * 2
 
 
@@ -109,7 +110,7 @@ def test_an_empty_folder_is_refused_and_pictures_alone_are_not(tmp_path, found):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
     found.rows, found.protocol = [], None
-    write_evaluation(tmp_path, found)
+    save_evaluation(tmp_path, found)
     text = write_report(tmp_path).read_text(encoding="utf-8")
     assert "No distance was measured" in text
     assert "samples_ddim.png" in text

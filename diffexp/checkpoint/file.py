@@ -20,28 +20,9 @@ from diffexp.core.errors import CheckpointError
 from diffexp.core.files import atomic_path
 
 FORMAT = "diffexp/1"
-FILENAME = "step={step:08d}"  # Lightning adds .ckpt; switch off its auto_insert_metric_name
 
-_NAME = re.compile(r"step=(\d{8,})\.ckpt")
 # What zipfile raises for archives that are not whole.
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
-
-
-def checkpoint_name(step: int) -> str:
-    """File name of the state after `step` optimiser steps, e.g. ``step=00001234.ckpt``."""
-    return FILENAME.format(step=step) + ".ckpt"
-
-
-def step_of(path: str | Path) -> int | None:
-    """The step in a name made by `checkpoint_name`, else None (temporary and foreign files)."""
-    match = _NAME.fullmatch(Path(path).name)
-    return int(match[1]) if match else None
-
-
-def latest(folder: str | Path) -> Path | None:
-    """The checkpoint of the highest step in `folder`, or None; temporary files are never considered."""
-    found = [path for path in Path(folder).glob("step=*.ckpt") if step_of(path) is not None]
-    return max(found, key=lambda path: step_of(path) or 0, default=None)
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:

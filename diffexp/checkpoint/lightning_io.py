@@ -17,8 +17,6 @@ from diffexp.checkpoint import file
 class SafeCheckpointIO(CheckpointIO):
     """Plugin for the trainer: ``Trainer(plugins=[SafeCheckpointIO(config)])``.
 
-    Name the files with ``ModelCheckpoint(filename=file.FILENAME, auto_insert_metric_name=False)``.
-
     Args:
         config: the resolved configuration as YAML text, stored in every checkpoint that does not have one yet.
     """

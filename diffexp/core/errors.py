@@ -16,6 +16,19 @@ class ConfigError(DiffexpError):
     """The configuration is wrong: found before any data are read, devices taken or folders made."""
 
 
+class PreemptedError(DiffexpError):
+    """The run was asked to stop; its state is saved and the same work can go on from it.
+
+    Args:
+        message: one line.
+        exit_code: 128 + the signal's number, as shells report it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class CheckpointError(DiffexpError):
     """A checkpoint is missing, damaged, or belongs to another recipe."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffexp.core.errors import CheckpointError, nearest
+from diffexp.core.naming import checkpoints
 from diffexp.launch.folder import CHECKPOINTS, CONFIG, load_frozen
 
 LATEST = "latest:"
-_NAME = re.compile(r"step=(\d+)\.ckpt")
 
 
 def find_run(spec: str, runs: str | Path = "runs") -> tuple[Path | None, Path]:
@@ -36,7 +35,7 @@ def find_run(spec: str, runs: str | Path = "runs") -> tuple[Path | None, Path]:
         folder = path.parent if path.name == CHECKPOINTS and (path.parent / CONFIG).is_file() else path
         checkpoint = newest(folder)
         if checkpoint is None:
-            raise CheckpointError(f"ckpt={spec}: no checkpoint in it (looked for {CHECKPOINTS}/step=<number>.ckpt)")
+            raise CheckpointError(f"ckpt={spec}: no checkpoint in it (looked for {CHECKPOINTS}/step_<number>.ckpt)")
         return (folder if (folder / CONFIG).is_file() else None), checkpoint
     raise CheckpointError(f"ckpt={spec}: no such file or folder; {_known(Path(runs))}")
 
@@ -57,13 +56,9 @@ def check_checkpoint(config: Mapping[str, Any]) -> None:
 
 
 def newest(run: Path) -> Path | None:
-    """The checkpoint of the highest step in a run folder; unfinished (temporary, empty) files do not count."""
-    found = [
-        (int(match[1]), path)
-        for path in (run / CHECKPOINTS).glob("step=*.ckpt")
-        if (match := _NAME.fullmatch(path.name)) and path.is_file() and path.stat().st_size > 0
-    ]
-    return max(found)[1] if found else None
+    """The checkpoint of the highest step in a run folder, or None."""
+    found = checkpoints(run / CHECKPOINTS)
+    return found[-1] if found else None
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -3,7 +3,7 @@
     config.yaml     the resolved configuration, frozen
     versions.json   Python, packages, git revision
     status.json     running | ok | failed | preempted, with message, times and pid
-    checkpoints/    step=00001234.ckpt
+    checkpoints/    step_00001234.ckpt
     lock            who writes here
 
 Everything is written beside its name and renamed, so a kill leaves the old file or the new one.
@@ -25,7 +25,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import diffexp
-from diffexp.core.errors import ConfigError, DiffexpError
+from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError
 from diffexp.core.files import write_json_atomic, write_text_atomic
 from diffexp.launch.layout import read_yaml
 from diffexp.launch.lock import Lock
@@ -70,19 +70,26 @@ class RunFolder:
         except OSError as error:
             raise DiffexpError(f"runs={config.get('runs')}: no run folder can be made there: {error}") from error
         frozen = dict(config)
-        write_text_atomic(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(frozen)))
-        write_json_atomic(path / "versions.json", versions())
+        _freeze(path, frozen)
         return cls(path, frozen)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """Write on in an existing folder (to resume it).
+    def open(cls, path: Path, config: Mapping[str, Any] | None = None) -> RunFolder:
+        """Write on in an existing folder.
+
+        Args:
+            path: the folder.
+            config: what it is resumed with; replaces the frozen configuration once the lock is held. None keeps it.
 
         Raises:
             LockedError: another live process writes there; its pid is named.
             ConfigError: the folder is no run folder.
         """
-        return cls(path, load_frozen(path))
+        frozen = load_frozen(path)
+        folder = cls(path, frozen if config is None else dict(config))
+        if config is not None:
+            _freeze(path, folder.config)
+        return folder
 
     @property
     def checkpoints(self) -> Path:
@@ -132,6 +139,12 @@ def load_frozen(run: str | Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def _freeze(path: Path, config: dict[str, Any]) -> None:
+    """Write down what is run, and with which versions."""
+    write_text_atomic(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_json_atomic(path / "versions.json", versions())
 
 
 def versions() -> dict[str, Any]:
@@ -194,6 +207,8 @@ def _ending(error: BaseException | None) -> tuple[str, str]:
         if error.code in (None, 0):
             return "ok", ""
         return ("preempted", "") if error.code == _PREEMPTED else ("failed", f"exit code {error.code}")
+    if isinstance(error, PreemptedError):
+        return "preempted", str(error)
     if isinstance(error, KeyboardInterrupt):
         return "preempted", "interrupted from the keyboard"
     text = str(error).strip().splitlines()

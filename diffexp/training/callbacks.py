@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
+from diffexp.core.naming import checkpoint_name, checkpoints
 
 log = logging.getLogger("diffexp")
 
@@ -103,10 +104,10 @@ class Checkpoints(lightning.Callback):
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write the checkpoint of the present step, unless it exists, and remove the oldest ones."""
-        path = self.folder / f"step={trainer.global_step:08d}.ckpt"
+        path = self.folder / checkpoint_name(trainer.global_step)
         if not path.exists():
             trainer.save_checkpoint(path)
-        for old in sorted(self.folder.glob("step=*.ckpt"))[: -(self.keep + 1)]:
+        for old in checkpoints(self.folder)[: -(self.keep + 1)]:
             old.unlink()
 
     def on_train_batch_end(

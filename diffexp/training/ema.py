@@ -63,7 +63,7 @@ class EMASettings:
     @property
     def profiles(self) -> list[str]:
         """Names of the profiles, the evaluated one first."""
-        return [f"decay={decay:g}" for decay in self.decays] + [f"power={std:g}" for std in self.power_stds]
+        return [f"decay_{decay:g}" for decay in self.decays] + [f"power_{std:g}" for std in self.power_stds]
 
 
 class EMA:

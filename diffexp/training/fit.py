@@ -13,18 +13,11 @@ import lightning
 from torch import Tensor
 
 from diffexp.checkpoint.lightning_io import SafeCheckpointIO
-from diffexp.core.errors import DiffexpError
+from diffexp.core.errors import PreemptedError
+from diffexp.core.naming import checkpoint_name
 from diffexp.training.callbacks import Checkpoints, MetricsLog, StopOnSignal
 from diffexp.training.module import DiffusionModule
 from diffexp.training.settings import Device, Training
-
-
-class PreemptedError(DiffexpError):
-    """The run was asked to stop; its state is saved and the same command goes on from it."""
-
-    def __init__(self, step: int, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}, the checkpoint is written")
-        self.exit_code = 128 + number
 
 
 def fit(
@@ -73,8 +66,9 @@ def fit(
         )
         trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
     if stop.received is not None and trainer.global_step < training.max_steps:
-        raise PreemptedError(trainer.global_step, stop.received)
-    return checkpoints.folder / f"step={trainer.global_step:08d}.ckpt"
+        what = f"stopped by {signal.Signals(stop.received).name} at step {trainer.global_step}"
+        raise PreemptedError(f"{what}, the checkpoint is written", 128 + stop.received)
+    return checkpoints.folder / checkpoint_name(trainer.global_step)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def _equal(left: Any, right: Any) -> bool:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    path = tmp_path / file.checkpoint_name(7)
+    path = tmp_path / "step_00000007.ckpt"
     file.save(path, _state())
     return path
 
@@ -161,15 +161,3 @@ def test_what_could_not_be_loaded_is_not_saved(saved: Path, extra: dict, reason:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent/a.ckpt' could not be written"):
         file.save(tmp_path / "absent" / "a.ckpt", _state())
-
-
-def test_names_and_the_latest(tmp_path: Path) -> None:
-    assert file.checkpoint_name(1234) == "step=00001234.ckpt"
-    assert file.step_of("runs/x/step=00001234.ckpt") == 1234
-    assert file.latest(tmp_path) is None
-    for step in (5, 123_456_789, 20):
-        (tmp_path / file.checkpoint_name(step)).touch()
-    for foreign in (".step=99999999.ckpt.ab12.tmp", "step=99999999.ckpt.tmp", "last.ckpt", "step=9.ckpt"):
-        (tmp_path / foreign).touch()
-        assert file.step_of(foreign) is None
-    assert file.latest(tmp_path) == tmp_path / "step=123456789.ckpt"

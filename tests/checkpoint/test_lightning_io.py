@@ -17,6 +17,7 @@ from diffexp.checkpoint import file
 from diffexp.checkpoint.lightning_io import SafeCheckpointIO
 from diffexp.core import random
 from diffexp.core.errors import CheckpointError
+from diffexp.core.naming import checkpoint_name, step_of
 from diffexp.dataset.loader import make_loader
 from diffexp.dataset.split import ArraySplit
 
@@ -41,9 +42,9 @@ class _Regression(LightningModule):
 def _fit(folder: Path, steps: int, resume: Path | None = None) -> _Regression:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     images = np.random.default_rng(0).integers(0, 256, (13, 1, 2, 2), dtype=np.uint8)
-    start = 0 if resume is None else file.step_of(resume)
+    start = 0 if resume is None else step_of(resume)
     saver = ModelCheckpoint(
-        folder, filename=file.FILENAME, auto_insert_metric_name=False, every_n_train_steps=3, save_top_k=-1
+        folder, filename="step_{step:08d}", auto_insert_metric_name=False, every_n_train_steps=3, save_top_k=-1
     )
     trainer = Trainer(
         max_steps=steps,
@@ -65,11 +66,11 @@ def _fit(folder: Path, steps: int, resume: Path | None = None) -> _Regression:
 def test_resumed_equals_undisturbed(tmp_path: Path) -> None:
     whole = _fit(tmp_path / "whole", 12)
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == [
-        file.checkpoint_name(step) for step in (3, 6, 9, 12)
+        checkpoint_name(step) for step in (3, 6, 9, 12)
     ]
-    state: dict[str, Any] = file.load(tmp_path / "whole" / file.checkpoint_name(6))
+    state: dict[str, Any] = file.load(tmp_path / "whole" / checkpoint_name(6))
     assert (state["config"], state["format"], state["global_step"]) == ("seed: 0\n", "diffexp/1", 6)
-    resumed = _fit(tmp_path / "resumed", 12, tmp_path / "whole" / file.checkpoint_name(6))
+    resumed = _fit(tmp_path / "resumed", 12, tmp_path / "whole" / checkpoint_name(6))
     assert not torch.equal(resumed.net.weight, state["state_dict"]["net.weight"])
     for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(left, right)
@@ -77,9 +78,9 @@ def test_resumed_equals_undisturbed(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_stops_the_run(tmp_path: Path) -> None:
     _fit(tmp_path, 3)
-    path = tmp_path / file.checkpoint_name(3)
+    path = tmp_path / checkpoint_name(3)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"step=00000003.ckpt' is truncated, damaged or not a torch file"):
+    with pytest.raises(CheckpointError, match=r"step_00000003.ckpt' is truncated, damaged or not a torch file"):
         _fit(tmp_path, 6, path)
 
 

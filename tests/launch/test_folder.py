@@ -34,7 +34,7 @@ def _status(run: Path) -> dict[str, Any]:
 
 
 def _checkpoint(run: Path, step: int, text: str = "x") -> Path:
-    path = run / "checkpoints" / f"step={step:08d}.ckpt"
+    path = run / "checkpoints" / f"step_{step:08d}.ckpt"
     path.write_text(text)
     return path
 
@@ -137,8 +137,8 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
         pass
     last = _checkpoint(old.path, 900)
     _checkpoint(old.path, 1000, "")  # empty: a save that did not finish
-    (old.path / "checkpoints" / ".step=00002000.ckpt.ab.tmp").write_text("x")
-    (old.path / "checkpoints" / "step=best.ckpt").write_text("x")
+    (old.path / "checkpoints" / ".step_00002000.ckpt.ab.tmp").write_text("x")
+    (old.path / "checkpoints" / "step_best.ckpt").write_text("x")
     assert newest(old.path) == last
     assert newest(new.path) is None
     # the newer run has no checkpoint yet, so the older one is the latest
@@ -159,7 +159,7 @@ def test_missing_checkpoints_are_refused_with_what_there_is(tmp_path: Path) -> N
         find_run("latest:vp", runs)
     with RunFolder.create(_config(tmp_path)) as run:
         pass
-    with pytest.raises(CheckpointError, match=r"no checkpoint in it \(looked for checkpoints/step=<number>.ckpt\)"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in it \(looked for checkpoints/step_<number>.ckpt\)"):
         find_run(str(run.path), runs)
     _checkpoint(run.path, 1)
     with pytest.raises(CheckpointError, match=r"no run of 'vpp'.*did you mean 'vp'\?"):

@@ -1,0 +1,99 @@
+"""Averages against their closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from diffexp.core.errors import CheckpointError, ConfigError
+from diffexp.training.ema import EMA, EMASettings, power_exponent
+
+
+class Vector(nn.Module):
+    """One trainable vector, one frozen one, one buffer."""
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(size))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.register_buffer("count", torch.tensor(10))
+
+
+def averages(settings: EMASettings, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Each profile after the rows of `values` were the parameters one after another, starting from zeros."""
+    network = Vector(values.shape[1])
+    ema = EMA(network, settings)
+    for row in values:
+        network.w.data.copy_(row)
+        ema.update()
+    return {key: profile["w"] for key, profile in ema.state_dict()["profiles"].items()}
+
+
+def test_constant_decays_are_geometric_sums():
+    values = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0], [2.0, 2.0, 2.0]])
+    found = averages(EMASettings(decays=[0.9, 0.5, 0.0]), values)
+    for decay in (0.9, 0.5, 0.0):
+        weights = torch.tensor([(1 - decay) * decay**k for k in (2, 1, 0)])
+        torch.testing.assert_close(found[f"decay_{decay:g}"], weights @ values, rtol=1e-6, atol=1e-7)
+    assert list(found) == ["decay_0.9", "decay_0.5", "decay_0"]
+
+
+def test_ramp_limits_the_decay_of_early_updates():
+    found = averages(EMASettings(decays=[0.9999], ramp=True), torch.tensor([[1.0], [0.0]]))
+    # Decays 1/10 and 2/11: the first value enters with 9/10 and is then kept with 2/11.
+    assert float(found["decay_0.9999"]) == pytest.approx(0.9 * 2 / 11, rel=1e-6)
+
+
+def test_power_profiles_have_the_width_they_are_named_after():
+    n, std = 400, 0.1
+    weights = averages(EMASettings(decays=[], power_stds=[std]), torch.eye(n))[f"power_{std}"].double()
+    assert float(weights.sum()) == pytest.approx(1.0, rel=1e-5)
+    times = torch.arange(1, n + 1, dtype=torch.float64) / n
+    mean = float((weights * times).sum())
+    assert math.sqrt(float((weights * times**2).sum()) - mean**2) == pytest.approx(std, rel=0.02)
+    assert power_exponent(0.1) == pytest.approx(6.94, abs=0.01)  # EDM2's table
+
+
+def test_frozen_parameters_and_buffers_are_not_averaged():
+    state = EMA(Vector(), EMASettings()).state_dict()["profiles"]["decay_0.9999"]
+    assert list(state) == ["w"]
+
+
+def test_averages_stay_in_float32_beside_a_low_precision_network():
+    network = Vector().to(torch.bfloat16)
+    ema = EMA(network, EMASettings(decays=[0.9999]))
+    network.w.data.fill_(1.0)
+    ema.update()
+    average = ema.state_dict()["profiles"]["decay_0.9999"]["w"]
+    assert average.dtype == torch.float32
+    torch.testing.assert_close(average, torch.full((3,), 1e-4), rtol=1e-3, atol=0)  # bfloat16 would have lost it
+
+
+def test_state_goes_round():
+    settings = EMASettings(decays=[0.9], power_stds=[0.05])
+    first, second = EMA(Vector(), settings), EMA(Vector(), settings)
+    first._parameters[0].data.fill_(3.0)
+    first.update()
+    second.load_state_dict(first.state_dict())
+    assert second.updates == 1
+    for key, profile in first.state_dict()["profiles"].items():
+        assert torch.equal(second.state_dict()["profiles"][key]["w"], profile["w"])
+
+
+def test_a_state_of_other_profiles_or_another_network_is_refused():
+    state = EMA(Vector(), EMASettings(decays=[0.9])).state_dict()
+    with pytest.raises(CheckpointError, match=r"profiles \['decay_0.9'\], the run wants \['decay_0.5'\]"):
+        EMA(Vector(), EMASettings(decays=[0.5])).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="another network"):
+        EMA(nn.Linear(2, 2), EMASettings(decays=[0.9])).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"decays": [1.0]}, {"decays": [-0.1]}, {"decays": [], "power_stds": []}, {"power_stds": [0.3]}]
+)
+def test_impossible_profiles_are_refused(settings):
+    with pytest.raises(ConfigError, match="ema"):
+        EMASettings(**settings)

@@ -66,16 +66,13 @@ def generate(
     are compared on the same noise and a set can be cut into shards.
 
     Args:
-        sampler, denoiser: what makes the images.
         shape: (C, H, W) of an image.
         indices: which images, e.g. ``range(n)``.
-        seed: the evaluation's seed.
         nfe: a budget that is feasible for the sampler (ConfigError otherwise).
         batch_size: images at a time.
         quantise: how floats become bytes.
         conditioner: gives labels or other conditions of the images.
-        device: where the network is.
-        dtype: type of the states.
+        device, dtype: of the states; the network is on the device.
 
     Yields:
         batches in the order of `indices`.

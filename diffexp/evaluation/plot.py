@@ -48,8 +48,8 @@ def draw_distance(
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         labels = list(dict.fromkeys(arm.label for arm in arms))
-        for label, look in zip(labels, _STYLES * (len(labels) // len(_STYLES) + 1), strict=False):
-            _curve(axes, [arm for arm in arms if arm.label == label], look)
+        for place, label in enumerate(labels):
+            _curve(axes, [arm for arm in arms if arm.label == label], place)
         _floor(axes, controls)
         _scale(axes, arms, controls)
         _words(axes, arms, controls, protocol, title)
@@ -61,14 +61,17 @@ def draw_distance(
     return files
 
 
-def _curve(axes: Any, arms: list[Summary], look: tuple[Any, ...]) -> None:
-    colour, marker, dashes = look
+def _curve(axes: Any, arms: list[Summary], place: int) -> None:
+    """One sampler; `place` picks its look (the seventh repeats the first with filled markers)."""
+    colour, marker, dashes = _STYLES[place % len(_STYLES)]
+    filled = place // len(_STYLES) % 2 == 1
     budgets, means = [arm.nfe for arm in arms], [arm.mean for arm in arms]
     below = [arm.mean - arm.minimum for arm in arms]
     above = [max(arm.values) - arm.mean for arm in arms]
     axes.errorbar(
         budgets, means, (below, above), label=arms[0].label, color=colour, linestyle=dashes,
-        marker=marker, markersize=6, markerfacecolor="white", markeredgewidth=1.5, linewidth=1.6, capsize=3,
+        marker=marker, markersize=6, markerfacecolor=colour if filled else "white", markeredgewidth=1.5, linewidth=1.6,
+        capsize=3,
     )  # fmt: skip
 
 
@@ -78,8 +81,8 @@ def _floor(axes: Any, controls: Sequence[Summary]) -> None:
             text = f"floor: held-out real images, {spell(control.mean)}"
             axes.axhline(control.mean, color="0.35", linewidth=1.0, linestyle=(0, (1, 2)))
             axes.annotate(
-                text, (0.99, control.mean), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                textcoords="offset points", ha="right", va="bottom", color="0.25", fontsize=9,
+                text, (0.99, control.mean), xycoords=("axes fraction", "data"), xytext=(0, -3),
+                textcoords="offset points", ha="right", va="top", color="0.25", fontsize=9,
             )  # fmt: skip
 
 
@@ -104,9 +107,9 @@ def _scale(axes: Any, arms: Sequence[Summary], controls: Sequence[Summary]) -> N
     low, high = max(min(values), 1e-3), max(values)
     if high > 5 * low:
         axes.set_yscale("log")
-        axes.set_ylim(low / 1.4, high * 1.4)
+        axes.set_ylim(low / 1.5, high * 1.4)
         ticks = [base * 10.0**power for power in range(-3, 7) for base in (1, 2, 5)]
-        axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low / 1.4 <= tick <= high * 1.4]))
+        axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low / 1.5 <= tick <= high * 1.4]))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     else:
@@ -126,4 +129,4 @@ def _words(
     axes.set_title(title, fontsize=11, loc="left")
     axes.grid(True, which="major", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    axes.legend(framealpha=0.85, edgecolor="none", ncols=2 if len({arm.label for arm in arms}) > 4 else 1)

@@ -56,6 +56,7 @@ class _Meter:
 
     @classmethod
     def on(cls, split: Split, extractor: Extractor, batch_size: int, device: torch.device) -> _Meter:
+        extractor.to(device)
         parts = torch.arange(len(split)).split(batch_size)
         shift = extractor(split.images(parts[0]).to(device)).double().mean(0)
         reference = _moments((split.images(part) for part in parts), extractor, shift, device)
@@ -131,8 +132,7 @@ def evaluate(
         arms: samplers with budgets.
         denoiser: the model, in evaluation mode, on `device`.
         dataset: its `train` split is the reference, its `test` split the floor.
-        settings: how many images, which seeds, which features.
-        provenance: names the rows.
+        settings, provenance: what to measure, and what names the rows.
         conditioner: labels or other conditions of the images.
         device: where to sample and extract features.
         on_batch: called with the number of images after each batch (progress, signals).
@@ -145,21 +145,23 @@ def evaluate(
         SamplingError: when a sampler used another number of evaluations than it declared.
     """
     check(arms, denoiser, dataset, settings)
-    run = _Run(denoiser, dataset, settings, conditioner, torch.device(device), on_batch or (lambda count: None))
+    run = _Run(denoiser, dataset, settings, conditioner, torch.device(device), on_batch)
     found = Evaluation(provenance, protocol_of(dataset, settings))
     meter = None
     if settings.extractor is not None:
-        extractor = settings.extractor.to(device)
-        meter = _Meter.on(dataset.split(REFERENCE_SPLIT), extractor, settings.batch_size, run.device)
+        meter = _Meter.on(dataset.split(REFERENCE_SPLIT), settings.extractor, settings.batch_size, run.device)
         for name in settings.controls:
             _add_control(found, name, run, meter)
     run.warm_up(arms[0])
     for arm in arms:
         for nfe in arm.feasible(settings.nfe_policy):
             _add_arm(found, arm, nfe, run, meter)
-    held_out = dataset.split(HELD_OUT_SPLIT)
-    found.real = held_out.images(torch.arange(min(settings.grid_images, len(held_out))))
+    found.real = _first(dataset.split(HELD_OUT_SPLIT), settings.grid_images)
     return found
+
+
+def _first(split: Split, count: int) -> Tensor:
+    return split.images(torch.arange(min(count, len(split))))
 
 
 @dataclass
@@ -179,7 +181,7 @@ class _Run:
     settings: EvaluationSettings
     conditioner: Conditioner | None
     device: torch.device
-    on_batch: Callable[[int], None]
+    on_batch: Callable[[int], None] | None
 
     def batches(self, arm: Arm, nfe: int, seed: int, n: int, tape: _Tape) -> Iterator[Tensor]:
         """The images 0 .. n-1 of a seed, recorded on the tape."""
@@ -193,7 +195,8 @@ class _Run:
                 tape.images.append(batch.images[:missing].cpu())
                 missing -= len(batch.images)
             yield batch.images
-            self.on_batch(len(batch.images))
+            if self.on_batch is not None:
+                self.on_batch(len(batch.images))
 
     def warm_up(self, arm: Arm) -> None:
         """One batch that is not timed: first calls load kernels and tune convolutions."""

@@ -69,8 +69,6 @@ def generate(
         shape: (C, H, W) of an image.
         indices: which images, e.g. ``range(n)``.
         nfe: a budget that is feasible for the sampler (ConfigError otherwise).
-        batch_size: images at a time.
-        quantise: how floats become bytes.
         conditioner: gives labels or other conditions of the images.
         device, dtype: of the states; the network is on the device.
 

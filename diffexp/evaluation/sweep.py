@@ -126,21 +126,17 @@ def evaluate(
     device: torch.device | str = "cpu",
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate all arms at all budgets and seeds, and the controls; one pass over the images of each.
+    """Evaluate all arms at all budgets and seeds, and the controls; one pass over the images of each, nothing written.
 
     Args:
         denoiser: the model, in evaluation mode, on `device`.
         dataset: its `train` split is the reference, its `test` split the floor.
         provenance: names the rows.
-        conditioner: labels or other conditions of the images.
-        device: where to sample and extract features.
+        conditioner: labels or other conditions.
         on_batch: called with the number of images after each batch (progress, signals).
 
-    Returns:
-        rows, protocol and picture grids; nothing is written.
-
     Raises:
-        ConfigError: see `check`.
+        ConfigError: from `check`.
         SamplingError: when a sampler used another number of evaluations than it declared.
     """
     check(arms, denoiser, dataset, settings)
@@ -152,8 +148,9 @@ def evaluate(
         for name in settings.controls:
             _add_control(found, name, run, meter)
     run.warm_up(arms[0])
-    for arm, nfe in ((arm, nfe) for arm in arms for nfe in arm.feasible(settings.nfe_policy)):
-        _add_arm(found, arm, nfe, run, meter)
+    for arm in arms:
+        for nfe in arm.feasible(settings.nfe_policy):
+            _add_arm(found, arm, nfe, run, meter)
     found.real = _first(dataset.split(HELD_OUT_SPLIT), settings.grid_images)
     return found
 

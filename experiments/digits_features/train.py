@@ -2,8 +2,8 @@
 
     python experiments/digits_features/train.py [PATH]     # half a minute on two CPU cores
 
-Only the training split is seen. Images are shifted by up to one pixel. The held-out accuracy is printed; nothing is
-chosen by it. No noise is added to the images: a classifier trained to ignore noise would not see what a sampler
+Only the training split is seen. Images are shifted by up to one pixel. The held-out accuracy is printed.
+No noise is added to the images (see README.md): a classifier trained to ignore noise would not see what a sampler
 leaves behind.
 """
 

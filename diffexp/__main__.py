@@ -67,8 +67,10 @@ def _run(argv: list[str], folder: Path | None) -> int:
 
         print(manual(layout))
         return 0
+    from diffexp.launch.recall import recall
+
     if "--hydra-help" not in command.flags and "--shell-completion" not in command.flags:
-        command = Command(command.flags, tuple(normalise(command.words, layout)))
+        command = Command(command.flags, tuple(recall(normalise(command.words, layout))))
         count = _validate(command, layout)
     else:
         count = 0

@@ -13,6 +13,7 @@ from torch import nn
 
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DiffexpError
+from diffexp.launch.schema import check_targets
 from diffexp.objective.denoising import Denoising
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Head
@@ -39,6 +40,7 @@ def make(config: Config, key: str) -> Any:
 
 def make_node(node: Config, where: str) -> Any:
     """The object of one node; `where` names it in errors. Errors as for `make`."""
+    check_targets({where: node})  # also when the configuration comes out of a checkpoint
     try:
         return instantiate(dict(node), _convert_="all")
     except InstantiationException as error:
@@ -50,9 +52,23 @@ def make_node(node: Config, where: str) -> Any:
 
 
 @dataclass(frozen=True)
+class DataShape:
+    """What a network must know of its data; stored in checkpoints, so that a model can be loaded without them.
+
+    Attributes:
+        shape: (C, H, W).
+        num_classes: 0 for unlabelled data.
+    """
+
+    shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class Parts:
     """The objects of one experiment, built but nothing read, trained or allocated."""
 
+    data: DataShape
     process: Process
     head: Head
     objective: Denoising
@@ -64,9 +80,9 @@ class Parts:
     device: Device
 
     def build_network(self) -> nn.Module:
-        """A new network for this data set and prediction, on torch's present default device."""
-        channels, height, _ = self.process.state_shape(self.dataset.shape)
-        return self.network.build(channels, self.head.out_channels(channels), height, self.dataset.num_classes)
+        """A new network for these data and this prediction, on torch's present default device."""
+        channels, height, _ = self.process.state_shape(self.data.shape)
+        return self.network.build(channels, self.head.out_channels(channels), height, self.data.num_classes)
 
     def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
         """The denoiser around `network`; see `NetworkDenoiser` for `autocast`."""
@@ -78,19 +94,25 @@ class Parts:
             return self.denoiser(self.build_network())
 
 
-def build(config: Config) -> Parts:
+def build(config: Config, data: DataShape | None = None) -> Parts:
     """All objects of an experiment, checked against each other on the meta device.
+
+    Args:
+        config: the resolved configuration.
+        data: the shape of the data; None asks the data set.
 
     Raises:
         ConfigError: for parts that do not fit together.
         DataError: when the data set's folder is missing.
     """
+    dataset = make(config, "dataset")
     parts = Parts(
+        data=data or DataShape(tuple(dataset.shape), dataset.num_classes),
         process=make(config, "process"),
         head=make(config, "prediction"),
         objective=make(config, "objective"),
         network=make(config, "network"),
-        dataset=make(config, "dataset"),
+        dataset=dataset,
         optimizer=make(config, "optimizer"),
         ema=make(config, "ema"),
         training=make(config, "training"),

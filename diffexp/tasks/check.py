@@ -19,9 +19,9 @@ def _summary(config: Config, parts: Parts) -> list[str]:
     choices, paper, training = config["choices"], config["paper"], parts.training
     network = parts.meta_denoiser().network
     count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    size = "x".join(str(side) for side in parts.dataset.shape)
+    size = "x".join(str(side) for side in parts.data.shape)
     images = training.max_steps * training.batch_size
-    classes = f"{parts.dataset.num_classes} classes" if parts.dataset.num_classes else "unconditional"
+    classes = f"{parts.data.num_classes} classes" if parts.data.num_classes else "unconditional"
     return [
         f"recipe     {config['recipe']} at scale {choices['scale']}",
         f"paper      {paper['title']} (arXiv {paper['arxiv']})" if paper else "paper      none",

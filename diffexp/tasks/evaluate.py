@@ -42,7 +42,7 @@ def main(config: Config) -> float | None:
     restored = open_checkpoint(config)
     parts.dataset.prepare()
     check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)
-    with open_folder(config, restored) as folder:
+    with open_folder(config, restored, resume=False) as folder:
         return run_evaluation(config, parts, plan, restored, folder.path)
 
 
@@ -77,7 +77,7 @@ def trained_denoiser(config: Config, parts: Parts, restored: Restored) -> tuple[
 
 def conditioner_of(parts: Parts) -> Conditioner | None:
     """Uniform labels for class-conditional networks, else nothing."""
-    return class_labels(parts.dataset.num_classes) if parts.dataset.num_classes else None
+    return class_labels(parts.data.num_classes) if parts.data.num_classes else None
 
 
 def run_evaluation(config: Config, parts: Parts, plan: Plan, restored: Restored, run: Path) -> float | None:

@@ -30,7 +30,7 @@ def main(config: Config) -> None:
     parts = build(config)
     plan = plan_evaluation(config, parts)
     restored = open_checkpoint(config)
-    with open_folder(config, restored) as folder:
+    with open_folder(config, restored, resume=False) as folder:
         target = folder.path / "samples"
         target.mkdir(exist_ok=True)
         denoiser, _, device = trained_denoiser(config, parts, restored)
@@ -39,7 +39,7 @@ def main(config: Config) -> None:
         for arm in plan.arms:
             for nfe in arm.feasible(settings.nfe_policy):
                 batches = generate(
-                    arm.sampler, denoiser, parts.dataset.shape, range(settings.n), seed, nfe,
+                    arm.sampler, denoiser, parts.data.shape, range(settings.n), seed, nfe,
                     settings.batch_size, settings.quantise, conditioner, device,
                 )  # fmt: skip
                 images = torch.cat([batch.images.cpu() for batch in batches])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -36,13 +37,14 @@ def prepare(config: Config) -> tuple[Parts, Restored | None]:
     return parts, restored
 
 
-def open_folder(config: Config, restored: Restored | None) -> RunFolder:
-    """The folder to write to: that of the newest checkpoint when it is resumed, else a new one.
+def open_folder(config: Config, restored: Restored | None, resume: bool = True) -> RunFolder:
+    """The folder to write to: that of the checkpoint when it is the newest there, else a new one.
 
-    Going on from an older checkpoint would contradict the files of the newer ones, so it starts a run of its own.
+    Going on from an older checkpoint would contradict the files of the newer ones, so it starts a run of its own. A
+    resumed training freezes its new configuration; other tasks leave it.
     """
     if restored is not None and restored.run is not None and newest(restored.run) == restored.path:
-        return RunFolder.open(restored.run)
+        return RunFolder.open(restored.run, config if resume else None)
     return RunFolder.create(config)
 
 
@@ -58,7 +60,7 @@ def train(config: Config, parts: Parts, run: Path, restored: Restored | None) ->
         parts.optimizer,
         parts.ema,
         config["seed"],
-        OmegaConf.to_yaml(OmegaConf.create(dict(config))),
+        {"config": OmegaConf.to_yaml(OmegaConf.create(dict(config))), "data": asdict(parts.data)},
     )
     start = 0 if restored is None else restored.step
     split = parts.dataset.split("train")

@@ -27,7 +27,7 @@ class DiffusionModule(lightning.LightningModule):
         optimizer: the optimiser and its schedule.
         ema: the averages to keep.
         seed: keys times, noise and dropout.
-        config: the resolved configuration as YAML text, stored in every checkpoint.
+        record: plain data that every checkpoint carries; "config" is the resolved configuration as YAML text.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class DiffusionModule(lightning.LightningModule):
         optimizer: Adam,
         ema: EMASettings,
         seed: int,
-        config: str,
+        record: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.network: nn.Module = denoiser.network
@@ -46,7 +46,7 @@ class DiffusionModule(lightning.LightningModule):
         self.optimizer = optimizer
         self.ema = EMA(denoiser.network, ema)
         self.seed = seed
-        self.config = config
+        self.record = dict(record)
         self.gradient_norm: Tensor | None = None
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class DiffusionModule(lightning.LightningModule):
         self.ema.update()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
+        checkpoint.update(self.record)
         checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

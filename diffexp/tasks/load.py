@@ -1,0 +1,99 @@
+"""A trained model for Python: `diffexp.load("runs/...")` gives something that samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from diffexp.checkpoint.file import load as load_file
+from diffexp.core.errors import ConfigError, nearest
+from diffexp.evaluation.settings import build_arms
+from diffexp.launch.find import find_run
+from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
+from diffexp.prediction.denoiser import Denoiser
+from diffexp.sampler.loop import Sampler
+from diffexp.sampler.noise import KeyedNoise
+from diffexp.tasks.build import DataShape, build, make_node
+from diffexp.tasks.restore import Restored, load_network
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained denoiser and the samplers of its recipe.
+
+    Attributes:
+        denoiser: network, prediction and process; works in float32 on `device`.
+        samplers: by name.
+        shape: (C, H, W) of an image.
+        config: the configuration it was trained with.
+        device: where the network is.
+    """
+
+    denoiser: Denoiser
+    samplers: Mapping[str, Sampler]
+    shape: tuple[int, int, int]
+    config: Mapping[str, Any]
+    device: torch.device
+
+    def sample(
+        self,
+        n: int,
+        nfe: int,
+        sampler: str = "ddim",
+        seed: int = 0,
+        labels: Tensor | None = None,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Images 0 .. n-1 of a seed: float32 (n, C, H, W) on the CPU, data scaled to [-1, 1] (not clipped).
+
+        They are those that an evaluation with this seed scores, for any batch size.
+
+        Args:
+            n: number of images.
+            nfe: network evaluations for each image.
+            sampler: one of `samplers`.
+            seed: keys the noise.
+            labels: int64 (n,), for class-conditional models.
+            batch_size: images at a time.
+
+        Raises:
+            ConfigError: for an unknown sampler or an infeasible budget.
+        """
+        if sampler not in self.samplers:
+            raise ConfigError(f"no sampler '{sampler}' in this recipe; {nearest(sampler, self.samplers)}")
+        parts = []
+        for start in range(0, n, batch_size):
+            indices = range(start, min(start + batch_size, n))
+            noise = KeyedNoise(seed, indices, self.denoiser.process.state_shape(self.shape), device=self.device)
+            conditions = NO_CONDITIONS if labels is None else Conditions(labels[start : indices.stop].to(self.device))
+            parts.append(self.samplers[sampler].sample(self.denoiser, noise, nfe, conditions).images.cpu())
+        return torch.cat(parts)
+
+
+def load(spec: str | Path, runs: str | Path = "runs", ema: str | None = None, device: str = "cpu") -> Model:
+    """Load a trained model; its data are not needed.
+
+    Args:
+        spec: a checkpoint, a run folder, or ``latest:<recipe>``.
+        runs: where run folders are, for ``latest:``.
+        ema: EMA profile; None is the first, "none" the raw parameters.
+        device: where to put the network.
+
+    Raises:
+        CheckpointError: when there is none, or it is damaged.
+    """
+    run, path = find_run(str(spec), runs)
+    state = load_file(path)
+    config = yaml.safe_load(state["config"])
+    data = DataShape(tuple(state["data"]["shape"]), int(state["data"]["num_classes"]))
+    parts = build(config, data)
+    network, _ = load_network(parts, Restored(run, path, state, int(state["global_step"])), ema)
+    arms = build_arms(config["evaluation"], config["sampler"], make_node)
+    denoiser = parts.denoiser(network.to(device))
+    return Model(denoiser, {arm.name: arm.sampler for arm in arms}, data.shape, config, torch.device(device))

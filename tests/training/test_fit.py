@@ -44,7 +44,8 @@ def module(dropout: float = 0.2) -> DiffusionModule:
         network = spec.build(1, 1, 8)
     denoiser = NetworkDenoiser(network, V(), VP())
     ema = EMASettings(decays=[0.9], power_stds=[0.1])
-    return DiffusionModule(denoiser, Denoising(Plain()), Adam(lr=1e-3, warmup_steps=5), ema, 0, {"config": "recipe: test\n"})
+    record = {"config": "recipe: test\n"}
+    return DiffusionModule(denoiser, Denoising(Plain()), Adam(lr=1e-3, warmup_steps=5), ema, 0, record)
 
 
 class Kill:

@@ -1,0 +1,105 @@
+"""Mistakes that only a task can see: one line on stderr, a non-zero exit, nothing left on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import SMALL, Command
+
+
+def refused(command: Command, folder: Path, *words: str) -> str:
+    """The single line with which a command is refused."""
+    before = sorted(folder.rglob("*"))
+    answer = command(*words)
+    assert answer.code == 2, answer.err
+    assert answer.out == ""
+    assert len(answer.err.splitlines()) == 1, answer.err
+    assert answer.err.startswith("diffexp: ")
+    assert sorted(folder.rglob("*")) == before
+    return answer.err
+
+
+def test_heun_at_an_even_budget(command: Command, tmp_path):
+    line = refused(command, tmp_path, *SMALL, "evaluation.arms.heun.nfe=[10]")
+    assert "nfe=10 is not reachable with sampler heun: choose 9 or 11" in line
+    assert "choose 9 or 11" in refused(command, tmp_path, *SMALL, "sampler=heun", "evaluation.nfe=[10]")
+
+
+def test_a_missing_checkpoint(command: Command, tmp_path):
+    line = refused(command, tmp_path, *SMALL, "task=evaluate", "ckpt=runs/nothing.ckpt")
+    assert "ckpt=runs/nothing.ckpt: no such file or folder" in line
+    assert "needs ckpt=" in refused(command, tmp_path, *SMALL, "task=evaluate")
+
+
+def test_a_checkpoint_of_another_recipe(command: Command, trained, tmp_path):
+    other = tmp_path / "mine" / "experiment"
+    other.mkdir(parents=True)
+    (other / "other.yaml").write_text("# @package _global_\ndefaults:\n  - gddim_vp\n")
+    words = [word for word in SMALL if not word.startswith("experiment")]
+    options = ["--config-dir", str(tmp_path / "mine"), "experiment=other", "task=evaluate"]
+    line = refused(command, tmp_path, *words, *options, f"ckpt={trained}")
+    assert "is of recipe 'gddim_vp', not of 'other'" in line
+    loose = tmp_path / "loose.ckpt"
+    loose.write_bytes((trained / "checkpoints" / "step_00000030.ckpt").read_bytes())
+    line = refused(command, tmp_path, *words, *options, f"ckpt={loose}")
+    assert "was trained with recipe=gddim_vp, this command has other" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("network.channels=16", "was trained with network.channels=8, this command has 16"),
+        ("prediction=v", "was trained with prediction._target_=diffexp.prediction.head.Eps"),
+        ("process.beta_max=10.0", "was trained with process.beta_max=20.0, this command has 10.0"),
+    ],
+)
+def test_a_checkpoint_of_another_model(command: Command, trained, tmp_path, change, reason):
+    assert reason in refused(command, tmp_path, *SMALL, "task=evaluate", f"ckpt={trained}", change)
+
+
+def test_a_resumed_training_with_another_seed(command: Command, trained, tmp_path):
+    line = refused(command, tmp_path, *SMALL, "task=train", f"ckpt={trained}", "seed=3")
+    assert "was trained with seed=0, this command has 3" in line
+
+
+def test_a_damaged_checkpoint(command: Command, trained, tmp_path):
+    data = (trained / "checkpoints" / "step_00000030.ckpt").read_bytes()
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(data[: len(data) // 2])
+    assert "torn.ckpt' is truncated, damaged" in refused(command, tmp_path, *SMALL, "task=evaluate", f"ckpt={torn}")
+
+
+def test_a_missing_data_folder(command: Command, tmp_path):
+    words = ["dataset=image_folder", f"dataset.path={tmp_path / 'absent'}", "dataset.resolution=8"]
+    assert "absent" in refused(command, tmp_path, *SMALL, *words, "evaluation=pictures")
+
+
+def test_a_corrupt_jpeg_is_named(command: Command, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(4):
+        Image.new("RGB", (8, 8), (40 * place, 0, 0)).save(folder / f"{place}.jpg")
+    data = (folder / "2.jpg").read_bytes()
+    (folder / "2.jpg").write_bytes(data[: len(data) // 2])
+    words = ["dataset=image_folder", f"dataset.path={folder}", "dataset.resolution=8", "evaluation=pictures"]
+    assert "2.jpg" in refused(command, tmp_path, *SMALL, *words)
+
+
+def test_features_of_other_images(command: Command, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(20):
+        Image.new("RGB", (16, 16), (10 * place, 0, 0)).save(folder / f"{place}.png")
+    words = ["dataset=image_folder", f"dataset.path={folder}", "dataset.resolution=16"]
+    assert "digits" in refused(command, tmp_path, *SMALL, *words)
+
+
+def test_more_images_than_the_floor_has(command: Command, tmp_path):
+    assert "896" in refused(command, tmp_path, *SMALL, "evaluation.n=900")
+
+
+def test_a_second_device_is_not_silently_ignored(command: Command, tmp_path):
+    assert "trainer.devices=2" in refused(command, tmp_path, *SMALL, "trainer.devices=2")

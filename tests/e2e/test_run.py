@@ -43,7 +43,8 @@ def test_a_run_leaves_everything_that_it_promises(trained):
     value = {row["sampler"]: float(row["value"]) for row in found if row["seed"] == "0"}
     assert value["control:real"] < 0.5 * value["control:noise"]
     assert json.loads((trained / "status.json").read_text())["state"] == "ok"
-    assert [json.loads(line)["step"] for line in open(trained / "metrics.jsonl", encoding="utf-8")] == [10, 20, 30]
+    lines = (trained / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 20, 30]
     report = (trained / "report.md").read_text()
     for word in ("distance.png", "samples_heun.png", "control", "2206.05564", "Reproduce"):
         assert word in report

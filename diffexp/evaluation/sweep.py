@@ -151,12 +151,13 @@ def evaluate(
     for arm in arms:
         for nfe in arm.feasible(settings.nfe_policy):
             _add_arm(found, arm, nfe, run, meter)
-    found.real = _first(dataset.split(HELD_OUT_SPLIT), settings.grid_images)
+    found.real = _spread(dataset.split(HELD_OUT_SPLIT), settings.grid_images)
     return found
 
 
-def _first(split: Split, count: int) -> Tensor:
-    return split.images(torch.arange(min(count, len(split))))
+def _spread(split: Split, count: int) -> Tensor:
+    """Images spread over the split: folders list theirs class by class."""
+    return split.images(torch.linspace(0, len(split) - 1, min(count, len(split))).long())
 
 
 @dataclass

@@ -17,6 +17,7 @@ from diffexp.evaluation.report import write_report
 from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings
 from diffexp.evaluation.sweep import check, evaluate
 from diffexp.launch.folder import git_revision
+from diffexp.launch.signals import StopRequest
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, make_node
@@ -42,8 +43,8 @@ def main(config: Config) -> float | None:
     restored = open_checkpoint(config)
     parts.dataset.prepare()
     check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)
-    with open_folder(config, restored, resume=False) as folder:
-        return run_evaluation(config, parts, plan, restored, folder.path)
+    with open_folder(config, restored, resume=False) as folder, StopRequest() as stop:
+        return run_evaluation(config, parts, plan, restored, folder.path, stop)
 
 
 def plan_evaluation(config: Config, parts: Parts) -> Plan:
@@ -80,7 +81,9 @@ def conditioner_of(parts: Parts) -> Conditioner | None:
     return class_labels(parts.data.num_classes) if parts.data.num_classes else None
 
 
-def run_evaluation(config: Config, parts: Parts, plan: Plan, restored: Restored, run: Path) -> float | None:
+def run_evaluation(
+    config: Config, parts: Parts, plan: Plan, restored: Restored, run: Path, stop: StopRequest
+) -> float | None:
     """Evaluate into `run` and return the smallest mean distance; None without an extractor."""
     denoiser, profile, device = trained_denoiser(config, parts, restored)
     provenance = Provenance(
@@ -97,7 +100,16 @@ def run_evaluation(config: Config, parts: Parts, plan: Plan, restored: Restored,
         versions=library_versions(),
     )
     began = time.perf_counter()
-    found = evaluate(plan.arms, denoiser, parts.dataset, plan.settings, provenance, conditioner_of(parts), device)
+    found = evaluate(
+        plan.arms,
+        denoiser,
+        parts.dataset,
+        plan.settings,
+        provenance,
+        conditioner_of(parts),
+        device,
+        on_batch=lambda images: stop.check("while evaluating; task=evaluate starts that again"),
+    )
     save_evaluation(run, found)
     report = write_report(run)
     log.info("evaluated in %.0f s", time.perf_counter() - began)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffexp.checkpoint.file import load
 from diffexp.evaluation.sweep import check
+from diffexp.launch.signals import StopRequest
 from diffexp.tasks.build import Config
 from diffexp.tasks.evaluate import plan_evaluation, run_evaluation
 from diffexp.tasks.restore import Restored
@@ -15,8 +16,8 @@ def main(config: Config) -> float | None:
     parts, restored = prepare(config)
     plan = plan_evaluation(config, parts)
     check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)
-    with open_folder(config, restored) as folder:
-        path = train(config, parts, folder.path, restored)
+    with open_folder(config, restored) as folder, StopRequest() as stop:
+        path = train(config, parts, folder.path, restored, stop)
         state = load(path)
         trained = Restored(folder.path, path, state, int(state["global_step"]))
-        return run_evaluation(config, parts, plan, trained, folder.path)
+        return run_evaluation(config, parts, plan, trained, folder.path, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from torch import Tensor
 from diffexp.core.files import write_bytes_atomic
 from diffexp.evaluation.generate import generate
 from diffexp.evaluation.grid import draw_grid
+from diffexp.evaluation.settings import EvaluationSettings
+from diffexp.launch.signals import StopRequest
+from diffexp.sampler.loop import Sampler
 from diffexp.tasks import console
-from diffexp.tasks.build import Config, build
+from diffexp.tasks.build import Config, Parts, build
 from diffexp.tasks.evaluate import conditioner_of, plan_evaluation, trained_denoiser
-from diffexp.tasks.restore import open_checkpoint
+from diffexp.tasks.restore import Restored, open_checkpoint
 from diffexp.tasks.train import open_folder
 
 _COLUMNS, _SHOWN = 10, 100
@@ -30,24 +34,38 @@ def main(config: Config) -> None:
     parts = build(config)
     plan = plan_evaluation(config, parts)
     restored = open_checkpoint(config)
-    with open_folder(config, restored, resume=False) as folder:
+    with open_folder(config, restored, resume=False) as folder, StopRequest() as stop:
         target = folder.path / "samples"
         target.mkdir(exist_ok=True)
-        denoiser, _, device = trained_denoiser(config, parts, restored)
-        settings, conditioner = plan.settings, conditioner_of(parts)
-        seed = settings.seeds[0]
+        draw = _generator(config, parts, plan.settings, restored, stop)
         for arm in plan.arms:
-            for nfe in arm.feasible(settings.nfe_policy):
-                batches = generate(
-                    arm.sampler, denoiser, parts.data.shape, range(settings.n), seed, nfe,
-                    settings.batch_size, settings.quantise, conditioner, device,
-                )  # fmt: skip
-                images = torch.cat([batch.images.cpu() for batch in batches])
-                name = f"{arm.name}_nfe{nfe}_seed{seed}"
+            for nfe in arm.feasible(plan.settings.nfe_policy):
+                images = draw(arm.sampler, nfe)
+                name = f"{arm.name}_nfe{nfe}_seed{plan.settings.seeds[0]}"
                 _write_arrays(images, target / f"{name}.npz")
                 shown = [("", part) for part in images[:_SHOWN].split(_COLUMNS)]
                 draw_grid(shown, target / f"{name}.png", title=f"{config['recipe']}, {arm.name}, NFE {nfe}")
                 console.say(f"samples: {target / name}.png, .npz")
+
+
+def _generator(
+    config: Config, parts: Parts, settings: EvaluationSettings, restored: Restored, stop: StopRequest
+) -> Callable[[Sampler, int], Tensor]:
+    """(sampler, nfe) -> all images, uint8 (n, C, H, W) on the CPU."""
+    denoiser, _, device = trained_denoiser(config, parts, restored)
+    conditioner, seed = conditioner_of(parts), settings.seeds[0]
+
+    def draw(sampler: Sampler, nfe: int) -> Tensor:
+        kept = []
+        for batch in generate(
+            sampler, denoiser, parts.data.shape, range(settings.n), seed, nfe,
+            settings.batch_size, settings.quantise, conditioner, device,
+        ):  # fmt: skip
+            stop.check("while sampling")
+            kept.append(batch.images.cpu())
+        return torch.cat(kept)
+
+    return draw
 
 
 def _write_arrays(images: Tensor, path: Path) -> None:

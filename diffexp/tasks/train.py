@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from diffexp.dataset.loader import make_loader
 from diffexp.launch.find import newest
 from diffexp.launch.folder import RunFolder
+from diffexp.launch.signals import StopRequest
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, initialised_network
 from diffexp.tasks.restore import TRAINING, Restored, open_checkpoint
@@ -24,8 +25,8 @@ log = logging.getLogger("diffexp")
 def main(config: Config) -> None:
     """Train in a new run folder, or on in that of `ckpt=`."""
     parts, restored = prepare(config)
-    with open_folder(config, restored) as folder:
-        train(config, parts, folder.path, restored)
+    with open_folder(config, restored) as folder, StopRequest() as stop:
+        train(config, parts, folder.path, restored, stop)
         console.say(f"checkpoint: {newest(folder.path)}")
 
 
@@ -48,7 +49,7 @@ def open_folder(config: Config, restored: Restored | None, resume: bool = True) 
     return RunFolder.create(config)
 
 
-def train(config: Config, parts: Parts, run: Path, restored: Restored | None) -> Path:
+def train(config: Config, parts: Parts, run: Path, restored: Restored | None, stop: StopRequest) -> Path:
     """Train until the last step and return the checkpoint of it."""
     if restored is not None and restored.step >= parts.training.max_steps:
         log.info("%s has all %d steps already", restored.path, parts.training.max_steps)
@@ -70,6 +71,6 @@ def train(config: Config, parts: Parts, run: Path, restored: Restored | None) ->
     log.info("run folder: %s", run)
     began = time.perf_counter()
     resume = None if restored is None else restored.path
-    checkpoint = fit(module, loader, parts.training, parts.device, run, resume, console.interactive())
+    checkpoint = fit(module, loader, parts.training, parts.device, run, stop, resume, console.interactive())
     log.info("trained to step %d in %.0f s", parts.training.max_steps, time.perf_counter() - began)
     return checkpoint

@@ -1,14 +1,12 @@
-"""What happens around the steps: metrics lines, checkpoints, and an orderly stop on a signal."""
+"""What happens around the steps: metrics lines, checkpoints, an orderly stop, a progress bar."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning
@@ -17,6 +15,7 @@ from torch import Tensor
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
 from diffexp.core.naming import checkpoint_name, checkpoints
+from diffexp.launch.signals import StopRequest
 
 log = logging.getLogger("diffexp")
 
@@ -119,34 +118,38 @@ class Checkpoints(lightning.Callback):
 
 
 class StopOnSignal(lightning.Callback):
-    """SIGTERM and SIGINT ask for a stop; the step in progress is finished and saved. A second signal ends at once.
+    """Ends the training after the step in which a stop was asked for; the checkpoint callback then saves it."""
 
-    Attributes:
-        received: the signal's number, or None.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            signal.signal(number, self._previous.get(number, signal.SIG_DFL))
-            raise KeyboardInterrupt
-        self.received = number
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
+        self.request.install()  # Lightning has put its own handlers in place by now
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.received is not None:
+        if self.request.received is not None:
             trainer.should_stop = True
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
 
+class Progress(lightning.Callback):
+    """A bar over all steps, for a person at a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        from tqdm import tqdm
+
+        steps = {"total": trainer.max_steps, "initial": trainer.global_step}
+        self._bar = tqdm(**steps, unit="step", mininterval=0.5, dynamic_ncols=True)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._bar.update()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,9 +12,9 @@ import lightning
 from torch import Tensor
 
 from diffexp.checkpoint.lightning_io import SafeCheckpointIO
-from diffexp.core.errors import PreemptedError
 from diffexp.core.naming import checkpoint_name
-from diffexp.training.callbacks import Checkpoints, MetricsLog, StopOnSignal
+from diffexp.launch.signals import StopRequest
+from diffexp.training.callbacks import Checkpoints, MetricsLog, Progress, StopOnSignal
 from diffexp.training.module import DiffusionModule
 from diffexp.training.settings import Device, Training
 
@@ -26,6 +25,7 @@ def fit(
     training: Training,
     device: Device,
     run: Path,
+    stop: StopRequest,
     resume: Path | None = None,
     progress_bar: bool = False,
 ) -> Path:
@@ -37,6 +37,7 @@ def fit(
         training: length and intervals.
         device: accelerator and precision.
         run: the run folder; metrics.jsonl and checkpoints/ are written there.
+        stop: where a request to stop arrives.
         resume: checkpoint to go on from.
         progress_bar: show a bar; otherwise progress is logged in lines.
 
@@ -46,8 +47,8 @@ def fit(
     """
     checkpoints = Checkpoints(run / "checkpoints", training.checkpoint_every, training.keep)
     checkpoints.folder.mkdir(exist_ok=True)
-    stop = StopOnSignal()
     metrics = MetricsLog(run / "metrics.jsonl", training.log_every, training.batch_size, announce=not progress_bar)
+    callbacks = [StopOnSignal(stop), metrics, checkpoints, *([Progress()] if progress_bar else [])]
     with _quiet():
         trainer = lightning.Trainer(
             accelerator=device.accelerator,
@@ -56,18 +57,17 @@ def fit(
             max_steps=training.max_steps,
             max_epochs=-1,
             logger=False,
-            callbacks=[stop, metrics, checkpoints],
+            callbacks=callbacks,
             plugins=[SafeCheckpointIO()],
             enable_checkpointing=False,
-            enable_progress_bar=progress_bar,
+            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             default_root_dir=run,
         )
         trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
-    if stop.received is not None and trainer.global_step < training.max_steps:
-        what = f"stopped by {signal.Signals(stop.received).name} at step {trainer.global_step}"
-        raise PreemptedError(f"{what}, the checkpoint is written", 128 + stop.received)
+    if trainer.global_step < training.max_steps:
+        stop.check(f"at step {trainer.global_step}; the checkpoint is written, ckpt={run} goes on from it")
     return checkpoints.folder / checkpoint_name(trainer.global_step)
 
 

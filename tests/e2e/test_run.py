@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +128,26 @@ def test_every_recipe_can_be_checked(command: Command, scale):
         answer = command("task=check", f"experiment={recipe}", f"scale={scale}")
         assert answer.code == 0, answer.err
         assert f"recipe     {recipe} at scale {scale}" in answer.out
+
+
+def test_a_signal_during_the_evaluation_stops_it_in_order(command: Command, trained, tmp_path, monkeypatch):
+    """The run says that it was preempted, the lock is given back, and the numbers of before are untouched."""
+    from diffexp.sampler.loop import Sampler
+
+    sample = Sampler.sample
+
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return sample(*arguments, **options)
+
+    run = tmp_path / "copy"
+    shutil.copytree(trained, run)
+    before = (run / "results.csv").read_bytes()
+    monkeypatch.setattr(Sampler, "sample", interrupted)
+    answer = command(*SMALL, "task=evaluate", f"ckpt={run}")
+    assert answer.code == 143
+    assert answer.err.splitlines()[-1].startswith("diffexp: stopped by SIGTERM while evaluating")
+    assert json.loads((run / "status.json").read_text())["state"] == "preempted"
+    assert not (run / "lock").exists()
+    assert (run / "results.csv").read_bytes() == before
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

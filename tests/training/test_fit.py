@@ -15,6 +15,7 @@ from diffexp.core import random
 from diffexp.core.errors import PreemptedError
 from diffexp.dataset.digits import Digits
 from diffexp.dataset.loader import make_loader
+from diffexp.launch.signals import StopRequest
 from diffexp.network.spec import UNetSpec
 from diffexp.objective.denoising import Denoising
 from diffexp.objective.weighting import Plain
@@ -66,7 +67,8 @@ def train(split, run: Path, resume: Path | None = None, start: int = 0, kill: in
     loader = make_loader(split, 16, 0, start)
     options = {"max_steps": STEPS, "batch_size": 16, "log_every": 2, "checkpoint_every": 4, "keep": 1, **settings}
     batches = loader if kill is None else Kill(loader, kill, start)
-    return fitting.fit(module(), batches, Training(**options), Device("cpu"), run, resume)
+    with StopRequest() as stop:
+        return fitting.fit(module(), batches, Training(**options), Device("cpu"), run, stop, resume)
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -113,7 +115,7 @@ def test_training_with_another_seed_of_dropout_would_differ(digits, tmp_path):
     run = tmp_path / "other"
     run.mkdir()
     settings = Training(max_steps=3, batch_size=16, log_every=2, checkpoint_every=4)
-    second = fitting.fit(other, make_loader(digits, 16, 0), settings, Device("cpu"), run)
+    second = fitting.fit(other, make_loader(digits, 16, 0), settings, Device("cpu"), run, StopRequest())
     assert any(name.startswith("/state_dict") for name in differences(whole, second))
 
 
@@ -143,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(digits, tmp_path):
     run.mkdir()
     settings = Training(max_steps=4, batch_size=16, log_every=2, checkpoint_every=2)
     with pytest.raises(NotFiniteError, match="near step 2"):
-        fitting.fit(broken, make_loader(digits, 16, 0), settings, Device("cpu"), run)
+        fitting.fit(broken, make_loader(digits, 16, 0), settings, Device("cpu"), run, StopRequest())
     assert not list((run / "checkpoints").iterdir())
 
 
@@ -151,7 +153,8 @@ def test_bfloat16_trains_and_keeps_float32_weights(digits, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     settings = Training(max_steps=2, batch_size=8, log_every=1, checkpoint_every=2)
-    path = fitting.fit(module(), make_loader(digits, 8, 0), settings, Device("cpu", 1, "bf16-mixed"), run)
+    device = Device("cpu", 1, "bf16-mixed")
+    path = fitting.fit(module(), make_loader(digits, 8, 0), settings, device, run, StopRequest())
     assert {value.dtype for value in load(path)["state_dict"].values()} == {torch.float32}
 
 

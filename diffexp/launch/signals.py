@@ -1,0 +1,55 @@
+"""An orderly stop: SIGTERM and SIGINT set a flag that training, sampling and evaluation look at between batches."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from diffexp.core.errors import PreemptedError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Catches the signals inside a `with` block; a second one ends the process at once.
+
+    Attributes:
+        received: the signal's number, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Take the signals (again): a library that runs in between may have taken them for itself."""
+        for number in _SIGNALS:
+            handler = signal.signal(number, self._handle)
+            self._previous.setdefault(number, handler)
+
+    def check(self, what: str = "") -> None:
+        """Raise PreemptedError when a signal came; `what` says how far the work is."""
+        if self.received is not None:
+            name = signal.Signals(self.received).name
+            raise PreemptedError(f"stopped by {name}" + (f" {what}" if what else ""), 128 + self.received)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._restore()
+            raise KeyboardInterrupt
+        self.received = number
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def __enter__(self) -> StopRequest:
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()

@@ -94,7 +94,7 @@ def torch_seed(seed: int, stream: str, *numbers: int) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, stream: str, *numbers: int) -> Iterator[None]:
-    """Seed torch's global generators for the block and restore them afterwards (network initialisation)."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(torch_seed(seed, stream, *numbers))
+    """Seed torch's generator of the CPU for the block and restore it afterwards (networks are initialised there)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(torch_seed(seed, stream, *numbers))
         yield

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffexp.core import random
 from diffexp.core.errors import ConfigError
+from diffexp.core.transfer import to_device
 from diffexp.objective.weighting import Weighting
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser
@@ -51,16 +52,17 @@ class Denoising:
 
         Args:
             denoiser: the network under training.
-            batch: "image" (B, C, H, W) in [-1, 1], "position" (B,), and "label" (B,) when there are classes.
+            batch: "image" (B, C, H, W) in [-1, 1], "position" (B,) on the CPU, and "label" (B,) with classes.
             seed: keys times and noise, together with the positions.
         """
-        image, position = batch["image"], batch["position"].cpu()
+        image, position = batch["image"], batch["position"]
         process = denoiser.process
         x0 = process.lift(image)
         t = self.times(process, seed, position)
-        noise = random.normal(seed, "train/noise", position, x0.shape[1:]).to(x0.dtype).to(x0.device, non_blocking=True)
+        noise = to_device(random.normal(seed, "train/noise", position, x0.shape[1:]), x0.device, x0.dtype)
         point = denoiser.prepare(t, x0.dtype, x0.device)
-        weight = self.weighting.weight(denoiser.head, process, t).to(x0.dtype).to(x0.device, non_blocking=True)
-        output = denoiser.output(point.marginal.perturb(x0, noise), point, Conditions(labels=batch.get("label")))
-        error = (output - denoiser.head.target(point.marginal, x0, noise)).square().flatten(1).mean(1)
+        weight = to_device(self.weighting.weight(denoiser.head, process, t), x0.device, x0.dtype)
+        conditions = Conditions(labels=batch.get("label"))
+        output = denoiser.output(point.marginal.perturb(x0, noise), point, conditions)
+        error = (output - denoiser.head.target(point.marginal, x0, noise, conditions)).square().flatten(1).mean(1)
         return torch.mean(weight * error)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffexp.core.transfer import to_device
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.head import Head
 from diffexp.prediction.result import Prediction
@@ -29,9 +30,6 @@ class Point:
     marginal: Marginal
     time: Tensor | None
 
-    def __getitem__(self, index: int) -> Point:
-        return Point(self.marginal[index], None if self.time is None else self.time[index])
-
 
 class Denoiser(abc.ABC):
     """A source of predictions on one process.
@@ -49,9 +47,22 @@ class Denoiser(abc.ABC):
         self.process = process
         self.evaluations = 0
 
+    def time_input(self, t: Tensor) -> Tensor | None:
+        """What the network is told about the times `t`, float64; None for oracles."""
+        return None
+
     def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
-        """The point of the times `t` (float64, () or (n,)) for states of this type and device."""
-        return Point(self.process.marginal(t).cast(dtype, device), None)
+        """The point of the times `t` (float64, () or (B,)) for states of this type and device."""
+        told = self.time_input(t)
+        time = None if told is None else to_device(told, device, torch.float32)
+        return Point(self.process.marginal(t).cast(dtype, device), time)
+
+    def prepare_each(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> list[Point]:
+        """One point for each of the times `t` (n,), as a sampling loop visits them: their numbers stay exact."""
+        told = self.time_input(t)
+        times = [None] * len(t) if told is None else to_device(told, device, torch.float32).unbind()
+        marginal = self.process.marginal(t)
+        return [Point(marginal[k].cast(dtype, device), times[k]) for k in range(len(t))]
 
     @abc.abstractmethod
     def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
@@ -82,12 +93,17 @@ class NetworkDenoiser(Denoiser):
         self.gives = head.gives
         self.autocast = autocast
 
-    def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
-        time = self.head.time_input(self.process, t).to(device=device, dtype=torch.float32)
-        return Point(self.process.marginal(t).cast(dtype, device), time)
+    def time_input(self, t: Tensor) -> Tensor:
+        return self.head.time_input(self.process, t)
 
     def output(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Tensor:
-        """The raw network output in the state's type; counted."""
+        """The raw network output in the state's type; counted.
+
+        Raises:
+            ValueError: for a condition that the network cannot be shown.
+        """
+        if conditions.image is not None or conditions.mask is not None:
+            raise ValueError("this denoiser's network takes no condition image and no mask")
         self.evaluations += u.shape[0]
         time = point.time.expand(u.shape[0])
         if self.autocast is None:
@@ -96,4 +112,4 @@ class NetworkDenoiser(Denoiser):
             return self.network(u, time, conditions.labels).to(u.dtype)
 
     def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
-        return self.head.predict(u, point.marginal, self.output(u, point, conditions))
+        return self.head.predict(u, point.marginal, self.output(u, point, conditions), conditions)

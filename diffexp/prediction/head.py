@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError
+from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.result import Prediction
 from diffexp.prediction.time_input import TimeInput, time_input
 from diffexp.process.base import Marginal, Process
@@ -47,15 +48,17 @@ class Head(abc.ABC):
         return time_input(self.time, process, t)
 
     @abc.abstractmethod
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor) -> Tensor:
-        """What the network should say for u = A x0 + L noise, (B, *)."""
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
+        """What the network should say for u = A x0 + B y + L noise, (B, *); y is `conditions.endpoint`."""
 
     @abc.abstractmethod
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         """Squared error of this head divided by the squared error of the data it implies: float64, shape of `t`."""
 
     @abc.abstractmethod
-    def predict(self, u: Tensor, marginal: Marginal, output: Tensor) -> Prediction:
+    def predict(
+        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
+    ) -> Prediction:
         """The prediction in a network output (B, *) at state `u`."""
 
 
@@ -64,14 +67,16 @@ class Eps(Head):
 
     name = "eps"
 
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor) -> Tensor:
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         return noise
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t).exp()
 
-    def predict(self, u: Tensor, marginal: Marginal, output: Tensor) -> Prediction:
-        return Prediction(u, marginal, noise=lambda: output)
+    def predict(
+        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
+    ) -> Prediction:
+        return Prediction(u, marginal, noise=lambda: output, y=conditions.endpoint)
 
 
 class X0(Head):
@@ -79,14 +84,16 @@ class X0(Head):
 
     name = "x0"
 
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor) -> Tensor:
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         return x0
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def predict(self, u: Tensor, marginal: Marginal, output: Tensor) -> Prediction:
-        return Prediction(u, marginal, data=lambda: output)
+    def predict(
+        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
+    ) -> Prediction:
+        return Prediction(u, marginal, data=lambda: output, y=conditions.endpoint)
 
 
 class V(Head):
@@ -101,13 +108,15 @@ class V(Head):
         if not process.variance_preserving:
             raise ConfigError(f"prediction=v needs alpha^2 + sigma^2 = 1, unlike {process.name}: use eps or x0")
 
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor) -> Tensor:
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         return combine([(marginal.signal, noise), (marginal.minus_factor, x0)])
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return 1.0 + process.log_snr(t).exp()
 
-    def predict(self, u: Tensor, marginal: Marginal, output: Tensor) -> Prediction:
+    def predict(
+        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
+    ) -> Prediction:
         return Prediction(
             u,
             marginal,

@@ -6,29 +6,38 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from diffexp.process.base import Marginal
-from diffexp.process.operator import combine
+from diffexp.process.base import Marginal, second_image
+from diffexp.process.operator import Operator, combine
 
 Lazy = Callable[[], Tensor]
 
 
 class Prediction:
-    """An estimate of the data and of the unit noise in u = A x0 + L e; each is computed at most once.
+    """An estimate of the data and of the unit noise in u = A x0 + B y + L e; each is computed at most once.
 
     Args:
         u: the state, (B, *).
         marginal: A and L at the state's time, cast to the state's type and device.
         data: computes the data estimate, or None to derive it from the noise.
         noise: computes the noise estimate, or None to derive it from the data.
+        y: the second image, for a process that has one.
 
     Raises:
         ValueError: when neither is given.
     """
 
-    def __init__(self, u: Tensor, marginal: Marginal, data: Lazy | None = None, noise: Lazy | None = None) -> None:
+    def __init__(
+        self,
+        u: Tensor,
+        marginal: Marginal,
+        data: Lazy | None = None,
+        noise: Lazy | None = None,
+        y: Tensor | None = None,
+    ) -> None:
         if data is None and noise is None:
             raise ValueError("a prediction needs the data or the noise")
         self._u = u
+        self._y = y
         self._marginal = marginal
         self._make_data = data or self._data_from_noise
         self._make_noise = noise or self._noise_from_data
@@ -54,12 +63,14 @@ class Prediction:
 
         Keeping the old noise beside clipped data would describe no state at all (Salimans & Ho 2022, released code).
         """
-        return Prediction(self._u, self._marginal, data=lambda: self.data.clamp(low, high))
+        return Prediction(self._u, self._marginal, data=lambda: self.data.clamp(low, high), y=self._y)
 
     def _data_from_noise(self) -> Tensor:
-        of_state, of_noise = self._marginal.data_from_noise
-        return combine([(of_state, self._u), (of_noise, self.noise)])
+        return self._solved(self._marginal.data_from_noise, self.noise)
 
     def _noise_from_data(self) -> Tensor:
-        of_state, of_data = self._marginal.noise_from_data
-        return combine([(of_state, self._u), (of_data, self.data)])
+        return self._solved(self._marginal.noise_from_data, self.data)
+
+    def _solved(self, operators: tuple[Operator, ...], known: Tensor) -> Tensor:
+        states = (self._u, known) if self._marginal.auxiliary is None else (self._u, known, second_image(self._y))
+        return combine(list(zip(operators, states, strict=True)))

@@ -9,6 +9,7 @@ batch shape. Implementations are plain classes: nothing here learns.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffexp.process.operator import Operator
+from diffexp.process.operator import Operator, combine
 
 FactorKind = Literal["cholesky", "R"]
 
@@ -30,12 +31,16 @@ class Marginal:
         signal: A_t.
         auxiliary: B_t, or None for a process without a second image.
         factor: L_t, the factor in which the noise is expressed.
+        exact: the float64 marginal that this one was cast from; operators are derived there and cast afterwards.
+        place: (type, device) of the states, for a marginal that was cast.
     """
 
     t: Tensor
     signal: Operator
     auxiliary: Operator | None
     factor: Operator
+    exact: Marginal | None = None
+    place: tuple[torch.dtype, torch.device | str] | None = None
 
     def __getitem__(self, index: int) -> Marginal:
         auxiliary = None if self.auxiliary is None else self.auxiliary[index]
@@ -44,33 +49,55 @@ class Marginal:
     def cast(self, dtype: torch.dtype, device: torch.device | str) -> Marginal:
         """The same marginal with operators ready for states of this type and device; `t` stays float64."""
         auxiliary = None if self.auxiliary is None else self.auxiliary.cast(dtype, device)
-        return Marginal(self.t, self.signal.cast(dtype, device), auxiliary, self.factor.cast(dtype, device))
+        signal, factor = self.signal.cast(dtype, device), self.factor.cast(dtype, device)
+        return Marginal(self.t, signal, auxiliary, factor, exact=self, place=(dtype, device))
+
+    def _derived(self, derive: Callable[[Marginal], tuple[Operator, ...]]) -> tuple[Operator, ...]:
+        """Operators made of this marginal's own, in float64 whatever the states are."""
+        if self.exact is None or self.place is None:
+            return derive(self)
+        return tuple(operator.cast(*self.place) for operator in derive(self.exact))
 
     @cached_property
     def minus_factor(self) -> Operator:
         """-L_t."""
-        return -1.0 * self.factor
+        return self._derived(lambda law: (-1.0 * law.factor,))[0]
 
     @cached_property
-    def data_from_noise(self) -> tuple[Operator, Operator]:
-        """(A^-1, -A^-1 L): x0 = A^-1 u - A^-1 L e."""
-        inverse = self.signal.inverse()
-        return inverse, -1.0 * (inverse @ self.factor)
+    def minus_auxiliary(self) -> Operator:
+        """-B_t, for a process with a second image."""
+        return self._derived(lambda law: (-1.0 * law.auxiliary,))[0]
 
     @cached_property
-    def noise_from_data(self) -> tuple[Operator, Operator]:
-        """(L^-1, -L^-1 A): e = L^-1 u - L^-1 A x0."""
-        inverse = self.factor.inverse()
-        return inverse, -1.0 * (inverse @ self.signal)
+    def data_from_noise(self) -> tuple[Operator, ...]:
+        """(A^-1, -A^-1 L, -A^-1 B): x0 = A^-1 u - A^-1 L e - A^-1 B y; the last only with a second image."""
+        return self._derived(lambda law: _solve(law.signal, law.factor, law.auxiliary))
+
+    @cached_property
+    def noise_from_data(self) -> tuple[Operator, ...]:
+        """(L^-1, -L^-1 A, -L^-1 B): e = L^-1 u - L^-1 A x0 - L^-1 B y; the last only with a second image."""
+        return self._derived(lambda law: _solve(law.factor, law.signal, law.auxiliary))
 
     def perturb(self, x0: Tensor, noise: Tensor, y: Tensor | None = None) -> Tensor:
         """u_t for given (lifted) data and unit noise, each (B, *)."""
         terms = [(self.signal, x0), (self.factor, noise)]
         if self.auxiliary is not None:
-            if y is None:
-                raise ValueError("this process has a second image: give y")
-            terms.append((self.auxiliary, y))
-        return self.signal.combine(terms)
+            terms.append((self.auxiliary, second_image(y)))
+        return combine(terms)
+
+
+def second_image(y: Tensor | None) -> Tensor:
+    """`y` itself; ValueError when the process has a second image and none was given."""
+    if y is None:
+        raise ValueError("this process has a second image: give y (conditions.endpoint)")
+    return y
+
+
+def _solve(wanted: Operator, other: Operator, auxiliary: Operator | None) -> tuple[Operator, ...]:
+    """The operators on (u, other, y) that give the unknown with operator `wanted` in u = wanted a + other b + aux y."""
+    inverse = wanted.inverse()
+    found = (inverse, -1.0 * (inverse @ other))
+    return found if auxiliary is None else (*found, -1.0 * (inverse @ auxiliary))
 
 
 class Process(abc.ABC):

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffexp.core.transfer import to_device
+
 
 class Operator(abc.ABC):
     """A linear map on states, or a batch of them over times; immutable, float64 until `cast`.
@@ -128,7 +130,7 @@ class Scalar(Operator):
 
     def cast(self, dtype: torch.dtype, device: torch.device | str) -> Scalar:
         # A number stays in float64 on the CPU: arithmetic with a Python float keeps the tensor's own type.
-        return self if self.value.ndim == 0 else Scalar(self.value.to(device=device, dtype=dtype))
+        return self if self._number is not None else Scalar(to_device(self.value, device, dtype))
 
     @staticmethod
     def combine(terms: Sequence[tuple[Operator, Tensor]]) -> Tensor:

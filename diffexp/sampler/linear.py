@@ -52,7 +52,8 @@ class LinearStepper(Stepper):
         t, s = times[:-1], times[1:]
         signal = process.signal(s)
         keep, fresh = self.coefficients(process, t, s)
-        rows = [Row(k, signal[k], keep[k], None if fresh is None else fresh[k]) for k in range(len(t))]
+        drawn = [None if fresh is None or fresh[k].is_zero() else fresh[k] for k in range(len(t))]
+        rows = [Row(k, signal[k], keep[k], drawn[k]) for k in range(len(t))]
         if last == "data":
             rows[-1] = Row(len(t) - 1, None)
         return rows

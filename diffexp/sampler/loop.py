@@ -117,8 +117,7 @@ class Sampler:
         process = denoiser.process
         start = noise.initial()
         rows = cast_rows(self.plan(process, nfe), start.dtype, start.device)
-        point = denoiser.prepare(self.times(process, nfe), start.dtype, start.device)
-        points = [point[k] for k in range(len(rows) + 1)]
+        points = denoiser.prepare_each(self.times(process, nfe), start.dtype, start.device)
 
         def evaluate(u: Tensor, k: int) -> Prediction:
             prediction = denoiser(u, points[k], conditions)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffexp.core import random
+from diffexp.core.transfer import to_device
 
 
 class NoiseSource(Protocol):
@@ -48,7 +49,7 @@ class KeyedNoise:
 
     def _draw(self, stream: str, step: int) -> Tensor:
         values = random.normal(self.seed, stream, self.indices, self.shape, step)
-        return values.to(self.dtype).to(self.device, non_blocking=True)
+        return to_device(values, self.device, self.dtype)
 
     def initial(self) -> Tensor:
         return self._draw("sample/initial", 0)

@@ -119,8 +119,15 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         device=make(config, "trainer"),
     )
     parts.objective.check(parts.process)
+    _check_time(parts)
     parts.meta_denoiser()
     return parts
+
+
+def _check_time(parts: Parts) -> None:
+    """Refuse a time input of either sign for a network that takes its logarithm."""
+    if parts.head.time == "log_snr" and getattr(parts.network, "embedding", None) == "fourier":
+        raise ConfigError("prediction.time=log_snr: a Fourier embedding takes the time's logarithm: use 999t")
 
 
 def initialised_network(parts: Parts, seed: int) -> nn.Module:

@@ -20,7 +20,11 @@ from diffexp.tasks.build import Config, Parts, initialised_network
 log = logging.getLogger("diffexp")
 
 MODEL = ("recipe", "process", "prediction", "network")
-TRAINING = (*MODEL, "objective", "dataset", "optimizer", "ema", "seed")
+TRAINING = (
+    *MODEL, "objective", "dataset", "optimizer", "ema", "seed", "training.batch_size", "trainer.precision",
+)  # fmt: skip
+# Where data lie and how they are read may change between two runs; what they hold is compared by fingerprint.
+_PLACES = {"dataset.path", "dataset.root", "dataset.download", "dataset.verify", "dataset.in_memory"}
 _PREFIX = "network."
 
 
@@ -68,10 +72,25 @@ def open_checkpoint(config: Config, keys: tuple[str, ...] = MODEL) -> Restored:
 def _require_same(config: Config, restored: Restored, keys: tuple[str, ...]) -> None:
     trained = restored.config
     for key in keys:
-        difference = _first_difference(trained.get(key), config[key], key)
+        difference = _first_difference(_select(trained, key), _select(config, key), key)
         if difference is not None:
             made_by = f"experiment={trained.get('recipe')} scale={trained.get('choices', {}).get('scale')}"
             raise CheckpointError(f"'{restored.path}' was trained with {difference} (it was made by {made_by})")
+
+
+def _select(config: Mapping[str, Any], key: str) -> Any:
+    """The entry at a dotted key."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def require_same_data(restored: Restored, fingerprint: str) -> None:
+    """Refuse to go on with other training images: CheckpointError."""
+    trained = restored.state["data"].get("fingerprint")
+    if trained != fingerprint:
+        raise CheckpointError(f"'{restored.path}' was trained on other images ({trained}) than these ({fingerprint})")
 
 
 def _first_difference(trained: Any, wanted: Any, where: str) -> str | None:
@@ -79,7 +98,7 @@ def _first_difference(trained: Any, wanted: Any, where: str) -> str | None:
     if isinstance(trained, Mapping) and isinstance(wanted, Mapping):
         for key in dict.fromkeys([*trained, *wanted]):
             found = _first_difference(trained.get(key), wanted.get(key), f"{where}.{key}")
-            if found is not None:
+            if found is not None and f"{where}.{key}" not in _PLACES:
                 return found
         return None
     return None if trained == wanted else f"{where}={trained}, this command has {wanted}"

@@ -15,7 +15,7 @@ from diffexp.launch.folder import RunFolder
 from diffexp.launch.signals import StopRequest
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, initialised_network
-from diffexp.tasks.restore import TRAINING, Restored, open_checkpoint
+from diffexp.tasks.restore import TRAINING, Restored, open_checkpoint, require_same_data
 from diffexp.training.fit import fit
 from diffexp.training.module import DiffusionModule
 
@@ -35,6 +35,8 @@ def prepare(config: Config) -> tuple[Parts, Restored | None]:
     parts = build(config)
     restored = None if config["ckpt"] is None else open_checkpoint(config, TRAINING)
     parts.dataset.prepare()
+    if restored is not None:
+        require_same_data(restored, parts.dataset.split("train").fingerprint)
     return parts, restored
 
 
@@ -55,16 +57,14 @@ def train(config: Config, parts: Parts, run: Path, restored: Restored | None, st
         log.info("%s has all %d steps already", restored.path, parts.training.max_steps)
         return restored.path
     network = initialised_network(parts, config["seed"])
-    module = DiffusionModule(
-        parts.denoiser(network),
-        parts.objective,
-        parts.optimizer,
-        parts.ema,
-        config["seed"],
-        {"config": OmegaConf.to_yaml(OmegaConf.create(dict(config))), "data": asdict(parts.data)},
-    )
-    start = 0 if restored is None else restored.step
     split = parts.dataset.split("train")
+    record = {
+        "config": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
+        "data": {**asdict(parts.data), "fingerprint": split.fingerprint},
+    }
+    denoiser = parts.denoiser(network)
+    module = DiffusionModule(denoiser, parts.objective, parts.optimizer, parts.ema, config["seed"], record)
+    start = 0 if restored is None else restored.step
     loader = make_loader(split, parts.training.batch_size, config["seed"], start, workers=parts.training.workers)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("training %s: %s parameters, %d images", config["recipe"], f"{parameters:,}", len(split))

@@ -42,19 +42,28 @@ class MetricsLog(lightning.Callback):
         self.batch_size = batch_size
         self.announce = announce
         self._total: Tensor | None = None
-        self._count = 0
+        self._carried = 0.0
+        self._count = self._timed = 0
         self._since = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The part of an interval that a checkpoint falls into, so that a resumed run reports the same means."""
+        return {"total": self._carried if self._total is None else float(self._total), "count": self._count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._carried, self._count = state_dict["total"], state_dict["count"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         _drop_lines_after(self.path, trainer.global_step)
-        self._total, self._count, self._since = None, 0, time.perf_counter()
+        self._since, self._timed = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"].detach()
-        self._total = loss.clone() if self._total is None else self._total.add_(loss)
+        self._total = loss + self._carried if self._total is None else self._total.add_(loss)
         self._count += 1
+        self._timed += 1
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
             self._write(step, trainer.max_steps, pl_module)
@@ -67,7 +76,7 @@ class MetricsLog(lightning.Callback):
             "loss": loss,
             "gradient_norm": float(module.gradient_norm),
             "lr": module.optimizer.rate(step - 1),
-            "images_per_second": self._count * self.batch_size / (now - self._since),
+            "images_per_second": self._timed * self.batch_size / (now - self._since),
         }
         if not (math.isfinite(loss) and math.isfinite(line["gradient_norm"])):
             raise NotFiniteError(f"training: loss {loss}, gradient norm {line['gradient_norm']}, near step {step}")
@@ -75,7 +84,7 @@ class MetricsLog(lightning.Callback):
             handle.write(json.dumps(line) + "\n")
         if self.announce:
             log.info("step %d/%d  loss %.4f  %.0f images/s", step, last, loss, line["images_per_second"])
-        self._total, self._count, self._since = None, 0, now
+        self._total, self._carried, self._count, self._timed, self._since = None, 0.0, 0, 0, now
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
@@ -101,8 +110,15 @@ class Checkpoints(lightning.Callback):
         self.every = every
         self.keep = keep
 
-    def save(self, trainer: lightning.Trainer) -> None:
-        """Write the checkpoint of the present step, unless it exists, and remove the oldest ones."""
+    def save(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Write the checkpoint of the present step, unless it exists, and remove the oldest ones.
+
+        Raises:
+            NotFiniteError: the network has diverged; older checkpoints stay.
+        """
+        norm = float(module.gradient_norm)
+        if not math.isfinite(norm):
+            raise NotFiniteError(f"training: gradient norm {norm} at step {trainer.global_step}, nothing is saved")
         path = self.folder / checkpoint_name(trainer.global_step)
         if not path.exists():
             trainer.save_checkpoint(path)
@@ -114,7 +130,7 @@ class Checkpoints(lightning.Callback):
     ) -> None:
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps or trainer.should_stop:
-            self.save(trainer)
+            self.save(trainer, pl_module)
 
 
 class StopOnSignal(lightning.Callback):
@@ -150,6 +166,9 @@ class Progress(lightning.Callback):
     ) -> None:
         self._bar.update()
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         if self._bar is not None:
             self._bar.close()

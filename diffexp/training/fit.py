@@ -50,25 +50,32 @@ def fit(
     metrics = MetricsLog(run / "metrics.jsonl", training.log_every, training.batch_size, announce=not progress_bar)
     callbacks = [StopOnSignal(stop), metrics, checkpoints, *([Progress()] if progress_bar else [])]
     with _quiet():
-        trainer = lightning.Trainer(
-            accelerator=device.accelerator,
-            devices=device.devices,
-            precision=device.precision,
-            max_steps=training.max_steps,
-            max_epochs=-1,
-            logger=False,
-            callbacks=callbacks,
-            plugins=[SafeCheckpointIO()],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=run,
-        )
+        trainer = _trainer(training, device, run, callbacks)
         trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
     if trainer.global_step < training.max_steps:
         stop.check(f"at step {trainer.global_step}; the checkpoint is written, ckpt={run} goes on from it")
     return checkpoints.folder / checkpoint_name(trainer.global_step)
+
+
+def _trainer(
+    training: Training, device: Device, run: Path, callbacks: list[lightning.Callback]
+) -> lightning.Trainer:
+    """Lightning's trainer without its own files, bars, samplers and loggers."""
+    return lightning.Trainer(
+        accelerator=device.accelerator,
+        devices=device.devices,
+        precision=device.precision,
+        max_steps=training.max_steps,
+        max_epochs=-1,
+        logger=False,
+        callbacks=callbacks,
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run,
+    )
 
 
 @contextlib.contextmanager

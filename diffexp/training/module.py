@@ -56,6 +56,11 @@ class DiffusionModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.ema.to(self.device)
 
+    def transfer_batch_to_device(self, batch: Mapping[str, Tensor], device: torch.device, dataloader_idx: int) -> Any:
+        """The batch on the device, but for the positions: they key random numbers, which are drawn on the CPU."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, "position": batch["position"]}
+
     def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         # Dropout is the one draw that torch makes itself: its seed belongs to (seed, rank, step), so that a resumed run
         # repeats the undisturbed one.

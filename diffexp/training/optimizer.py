@@ -39,6 +39,10 @@ class Adam:
     def __post_init__(self) -> None:
         if not self.lr > 0.0:
             raise ConfigError(f"optimizer.lr={self.lr}: must be > 0")
+        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas={list(self.betas)}: needs two numbers in [0, 1)")
+        if self.eps < 0.0 or self.weight_decay < 0.0:
+            raise ConfigError(f"optimizer: eps={self.eps} and weight_decay={self.weight_decay} must be >= 0")
         if self.warmup_steps < 0:
             raise ConfigError(f"optimizer.warmup_steps={self.warmup_steps}: must be >= 0")
         if self.clip_norm is not None and not self.clip_norm > 0.0:

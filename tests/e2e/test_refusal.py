@@ -60,9 +60,38 @@ def test_a_checkpoint_of_another_model(command: Command, trained, tmp_path, chan
     assert reason in refused(command, tmp_path, *SMALL, "task=evaluate", f"ckpt={trained}", change)
 
 
-def test_a_resumed_training_with_another_seed(command: Command, trained, tmp_path):
-    line = refused(command, tmp_path, *SMALL, "task=train", f"ckpt={trained}", "seed=3")
-    assert "was trained with seed=0, this command has 3" in line
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("seed=3", "was trained with seed=0, this command has 3"),
+        ("training.batch_size=16", "was trained with training.batch_size=32, this command has 16"),
+        ("trainer.precision=bf16-mixed", "was trained with trainer.precision=32-true"),
+        ("optimizer.lr=1e-4", "was trained with optimizer.lr=0.004, this command has 0.0001"),
+        ("dataset.held_out=800", "was trained with dataset.held_out=896, this command has 800"),
+    ],
+)
+def test_a_training_resumed_with_something_else(command: Command, trained, tmp_path, change, reason):
+    assert reason in refused(command, tmp_path, *SMALL, "task=train", f"ckpt={trained}", change)
+
+
+def test_images_may_move_but_not_change(command: Command, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(20):
+        Image.new("RGB", (8, 8), (10 * place, 0, 0)).save(folder / f"{place}.png")
+    words = [*SMALL, "task=train", "dataset=image_folder", "dataset.resolution=8", "evaluation=pictures"]
+    words += ["training.batch_size=4", "evaluation.n=4"]
+    assert command(*words, f"dataset.path={folder}", "training.max_steps=2").code == 0
+    moved = folder.rename(tmp_path / "moved")
+    resume = [*words, f"dataset.path={moved}", "ckpt=latest:gddim_vp"]
+    assert command(*resume, "training.max_steps=3").code == 0
+    Image.new("RGB", (8, 8), (0, 99, 0)).save(moved / "7.png")
+    assert "was trained on other images" in refused(command, tmp_path, *resume, "training.max_steps=4")
+
+
+def test_a_time_input_that_the_embedding_cannot_take(command: Command, tmp_path):
+    line = refused(command, tmp_path, *SMALL, "network.embedding=fourier", "prediction.time=log_snr")
+    assert "prediction.time=log_snr" in line
 
 
 def test_a_damaged_checkpoint(command: Command, trained, tmp_path):

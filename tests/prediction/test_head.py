@@ -11,7 +11,9 @@ from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import X0, Eps, V
 from diffexp.prediction.result import Prediction
 from diffexp.prediction.time_input import time_input
+from diffexp.process.base import Marginal
 from diffexp.process.cosine import Cosine
+from diffexp.process.operator import Scalar
 from diffexp.process.vp import VP
 
 HEADS = [Eps(), X0(), V()]
@@ -64,6 +66,43 @@ def test_a_prediction_is_lazy_and_computed_once():
     assert calls == [1]
     with pytest.raises(ValueError, match="data or the noise"):
         Prediction(X, marginal)
+
+
+@pytest.mark.parametrize("head", [Eps(), X0()], ids=lambda head: head.name)
+def test_a_second_image_is_taken_into_account(head):
+    """A process with B_t y, as bridges have: what is derived subtracts it, and a missing y is no silent zero."""
+    y = torch.sin(5.0 * X)
+    numbers = torch.tensor([0.5, 0.7, 0.9], dtype=torch.float64)
+    marginal = Marginal(T, Scalar(numbers), Scalar(0.3 * numbers), Scalar(0.2 * numbers)).cast(torch.float64, "cpu")
+    u = marginal.perturb(X, E, y)
+    conditions = Conditions(endpoint=y)
+    prediction = head.predict(u, marginal, head.target(marginal, X, E, conditions), conditions)
+    torch.testing.assert_close(prediction.data, X, rtol=0, atol=1e-12)
+    torch.testing.assert_close(prediction.noise, E, rtol=0, atol=1e-12)
+    torch.testing.assert_close(prediction.clipped(-0.5, 0.5).data, X.clamp(-0.5, 0.5), rtol=0, atol=1e-12)
+    without = head.predict(u, marginal, E)
+    with pytest.raises(ValueError, match="second image"):
+        _ = without.data + without.noise
+
+
+def test_conversions_of_float32_states_come_from_float64_operators():
+    process = VP()
+    times = torch.tensor([1.0, 0.5, 0.01], dtype=torch.float64)
+    denoiser = NetworkDenoiser(torch.nn.Identity(), Eps(), process)
+    points = denoiser.prepare_each(times, torch.float32, "cpu")
+    for t, point in zip(times, points, strict=True):
+        inverse, minus = point.marginal.data_from_noise
+        alpha, sigma = process.signal(t).value, process.factor(t).value
+        assert float(inverse.value) == pytest.approx(float(1 / alpha), rel=1e-15)
+        assert float(minus.value) == pytest.approx(float(-sigma / alpha), rel=1e-15)
+        assert float(point.time) == pytest.approx(999.0 * float(t))
+
+
+def test_conditions_that_the_network_cannot_be_shown_are_refused():
+    denoiser = NetworkDenoiser(torch.nn.Identity(), Eps(), VP())
+    point = denoiser.prepare(torch.tensor(0.5, dtype=torch.float64), torch.float64, "cpu")
+    with pytest.raises(ValueError, match="no condition image"):
+        denoiser(X, point, Conditions(image=X))
 
 
 def test_velocity_needs_a_variance_preserving_process():

@@ -210,3 +210,17 @@ def test_grids_end_where_they_say_and_are_the_published_ones():
         Uniform(t_end=1.5).times(process, 4)
     with pytest.raises(ConfigError, match=r"grid.p=0"):
         Power(p=0.0)
+
+
+def test_no_noise_is_drawn_where_its_coefficient_vanishes():
+    """The last ancestral step onto the data has no noise: three steps draw twice."""
+    drawn = []
+
+    class Source(FixedNoise):
+        def step(self, k):
+            drawn.append(k)
+            return torch.ones(1, 1)
+
+    sampler = Sampler("ddpm", Ancestral(), Uniform())
+    sampler.sample(GaussianOracle(VP()), Source(torch.ones(1, 1, dtype=torch.float64)), 3)
+    assert drawn == [0, 1]

@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
+from diffexp.checkpoint.export import WEIGHTS, export, load_export
 from diffexp.checkpoint.file import load as load_file
+from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.evaluation.settings import build_arms
 from diffexp.launch.find import find_run
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
-from diffexp.prediction.denoiser import Denoiser
+from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise
-from diffexp.tasks.build import DataShape, build, make_node
+from diffexp.tasks.build import DataShape, Parts, build, initialised_network, make_node
 from diffexp.tasks.restore import Restored, load_network
 
 
@@ -31,13 +33,15 @@ class Model:
         denoiser: network, prediction and process; works in float32 on `device`.
         samplers: by name.
         shape: (C, H, W) of an image.
+        num_classes: 0 for an unconditional model.
         config: the configuration it was trained with.
         device: where the network is.
     """
 
-    denoiser: Denoiser
+    denoiser: NetworkDenoiser
     samplers: Mapping[str, Sampler]
     shape: tuple[int, int, int]
+    num_classes: int
     config: Mapping[str, Any]
     device: torch.device
 
@@ -75,25 +79,47 @@ class Model:
             parts.append(self.samplers[sampler].sample(self.denoiser, noise, nfe, conditions).images.cpu())
         return torch.cat(parts)
 
+    def export(self, folder: str | Path) -> None:
+        """Write the weights as safetensors beside the configuration; `diffexp.load(folder)` reads them again."""
+        data = {"shape": list(self.shape), "num_classes": self.num_classes}
+        config = yaml.safe_dump({**self.config, "data": data}, sort_keys=False)
+        export(folder, self.denoiser.network.state_dict(), config)
+
 
 def load(spec: str | Path, runs: str | Path = "runs", ema: str | None = None, device: str = "cpu") -> Model:
     """Load a trained model; its data are not needed.
 
     Args:
-        spec: a checkpoint, a run folder, or ``latest:<recipe>``.
+        spec: a checkpoint, a run folder, ``latest:<recipe>``, or a folder that `Model.export` wrote.
         runs: where run folders are, for ``latest:``.
-        ema: EMA profile; None is the first, "none" the raw parameters.
+        ema: EMA profile; None is the first, "none" the raw parameters. An export holds one set of weights.
         device: where to put the network.
 
     Raises:
         CheckpointError: when there is none, or it is damaged.
     """
+    if (Path(spec) / WEIGHTS).is_file():
+        tensors, text = load_export(spec)
+        config = yaml.safe_load(text)
+        parts = _parts(config, config["data"])
+        network = initialised_network(parts, 0)
+        load_strict(network, tensors, str(spec))
+        return _model(config, parts, network, device)
     run, path = find_run(str(spec), runs)
     state = load_file(path)
     config = yaml.safe_load(state["config"])
-    data = DataShape(tuple(state["data"]["shape"]), int(state["data"]["num_classes"]))
-    parts = build(config, data)
+    parts = _parts(config, state["data"])
     network, _ = load_network(parts, Restored(run, path, state, int(state["global_step"])), ema)
+    return _model(config, parts, network, device)
+
+
+def _parts(config: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
+    """The parts of a configuration; its data set is not asked for the shape."""
+    return build(config, DataShape(tuple(data["shape"]), int(data["num_classes"])))
+
+
+def _model(config: Mapping[str, Any], parts: Parts, network: nn.Module, device: str) -> Model:
     arms = build_arms(config["evaluation"], config["sampler"], make_node)
-    denoiser = parts.denoiser(network.to(device))
-    return Model(denoiser, {arm.name: arm.sampler for arm in arms}, data.shape, config, torch.device(device))
+    denoiser = parts.denoiser(network.to(device).eval().requires_grad_(False))
+    samplers = {arm.name: arm.sampler for arm in arms}
+    return Model(denoiser, samplers, parts.data.shape, parts.data.num_classes, config, torch.device(device))

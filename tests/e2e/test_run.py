@@ -16,6 +16,7 @@ from PIL import Image
 
 import diffexp
 from diffexp.checkpoint.file import load
+from diffexp.core.errors import ConfigError
 from diffexp.core.image import to_uint8
 from tests.e2e.conftest import SMALL, Command
 
@@ -151,3 +152,15 @@ def test_a_signal_during_the_evaluation_stops_it_in_order(command: Command, trai
     assert not (run / "lock").exists()
     assert (run / "results.csv").read_bytes() == before
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_exported_model_samples_the_same_images(trained, tmp_path):
+    model = diffexp.load(trained)
+    model.export(tmp_path / "shared")
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["config.yaml", "weights.safetensors"]
+    again = diffexp.load(tmp_path / "shared")
+    assert torch.equal(again.sample(8, 5), model.sample(8, 5))
+    raw = diffexp.load(trained, ema="none")
+    assert not torch.equal(raw.sample(8, 5), model.sample(8, 5))
+    with pytest.raises(ConfigError, match="no sampler 'dim' in this recipe; did you mean 'ddim'"):
+        model.sample(1, 5, "dim")

@@ -17,6 +17,7 @@ import diffexp
 from diffexp.core.errors import ConfigError, DiffexpError, nearest
 from diffexp.launch.command import Command, normalise, parse
 from diffexp.launch.layout import PRIMARY, Layout, read_layout
+from diffexp.launch.text import one_line
 
 INTERRUPTED = 130
 _NEED_RECIPE = ("run", "train", "check")  # always
@@ -160,7 +161,7 @@ def _job(config: object) -> float | None:
 
 def _complain(message: object) -> None:
     """One line on stderr."""
-    print(f"diffexp: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"diffexp: {one_line(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

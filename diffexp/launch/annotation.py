@@ -14,6 +14,7 @@ from typing import Any
 
 from diffexp.core.errors import nearest
 from diffexp.launch.source import Definition, Module, chain, find_in
+from diffexp.launch.text import one_line
 
 _LISTS = {"list", "List", "Sequence", "Iterable", "Collection", "MutableSequence"}
 _DICTS = {"dict", "Dict", "Mapping", "MutableMapping"}
@@ -199,5 +200,5 @@ def _short(value: Any, quoted: bool = False) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value) if quoted or not isinstance(value, str) else value
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.launch.layout import PRIMARY, Layout
+from diffexp.launch.text import one_line
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def resolve(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         plain = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
-        raise ConfigError(f"{key}: {_one_line(str(error).splitlines()[0])}") from error
+        raise ConfigError(f"{key}: {one_line(str(error).splitlines()[0])}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -105,7 +106,7 @@ def expand(overrides: Sequence[str], layout: Layout, multirun: bool = False) -> 
         try:
             return BasicSweeper.split_arguments(items, None)[0]
         except HydraException as error:
-            raise ConfigError(_one_line(error)) from error
+            raise ConfigError(one_line(error)) from error
 
 
 def _refuse_no_choice(item: Override, layout: Layout) -> None:
@@ -174,7 +175,7 @@ def _parse(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]:
     try:
         return parser.parse_overrides(list(overrides))
     except OverrideParseException as error:
-        reason = _one_line(str(error).splitlines()[0])
+        reason = one_line(str(error).splitlines()[0])
         hint = "quote values with special characters"
         raise ConfigError(f"'{error.override}' cannot be read: {reason}; {hint}") from error
 
@@ -192,7 +193,7 @@ def _explain(error: Exception, overrides: list[str], layout: Layout) -> str:
     while not text.strip() and error.__cause__ is not None:  # Hydra wraps OmegaConf's errors without a text
         error = error.__cause__  # type: ignore[assignment]
         text = str(error)
-    return _one_line(text)
+    return one_line(text)
 
 
 def _missing_choice(wanted: str, text: str, layout: Layout) -> str:
@@ -221,8 +222,3 @@ def _unknown_key(key: str, overrides: list[str], layout: Layout) -> str:
         node = node._get_node(part)
         walked.append(part)
     return f"{key}: exists already: write it without a plus sign"
-
-
-def _one_line(text: object) -> str:
-    """Any message on one line."""
-    return " ".join(str(text).split())

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffexp.core.errors import ConfigError
+from diffexp.launch.text import one_line
 
 PRIMARY = "config"
 # groups that only steer the composition: their files are global, so they leave no node of their own
@@ -79,7 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a mapping is needed, found a {type(content).__name__}")
     return {str(key): value for key, value in content.items()}

@@ -1,13 +1,14 @@
 """Validation of a composed configuration against the sources of what it names, without importing any of it.
 
-Checked, in this order: every `_target_` is inside the allowed packages; every top-level key is known; the plain keys
-have their types; every node's arguments are those of its constructor, all that must be given are, and their types fit.
+Checked, in this order: every `_target_` names a class of an allowed package; every top-level key is known; the plain
+keys have their types; every node's arguments are those of its constructor, all that must be given are, and their types
+fit.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ from diffexp.launch.command import TASKS
 from diffexp.launch.layout import GLOBAL_GROUPS, Layout
 from diffexp.launch.signature import signature_of
 from diffexp.launch.source import Definition, Module, find, load, submodules
+from diffexp.launch.text import one_line
 
 ALLOWED = ("diffexp.", "torch.optim.", "lightning.", "torchmetrics.")
 """Where a `_target_` may lead; anything else could run whatever a shared configuration says."""
+
+ROOMS = (
+    "process", "prediction", "objective", "network", "sampler", "dataset", "evaluation", "training", "distillation",
+)  # fmt: skip
+"""The packages of diffexp whose classes a configuration may build: the others write files and start runs."""
 
 _HYDRA_ALLOWED = ("hydra._internal.core_plugins.", "hydra_plugins.", "diffexp.")
 
@@ -27,18 +34,17 @@ _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
 _FREE = ("paper",)  # data for the reader: not checked
 
 
-def validate(config: Mapping[str, Any], layout: Layout, allowed: Collection[str] = ALLOWED) -> None:
+def validate(config: Mapping[str, Any], layout: Layout) -> None:
     """Refuse a resolved configuration that cannot be what its author meant.
 
     Args:
         config: a resolved configuration (see `compose.resolve`).
         layout: the conf folder that says which top-level keys there are.
-        allowed: prefixes a `_target_` may have, each with its trailing dot.
 
     Raises:
         ConfigError: one line with the full key path and the nearest valid choice.
     """
-    check_targets(config, allowed)
+    check_targets(config)
     known = layout.top_level - set(GLOBAL_GROUPS)
     for key in config:
         if key not in known:
@@ -49,19 +55,24 @@ def validate(config: Mapping[str, Any], layout: Layout, allowed: Collection[str]
             continue
         if key in layout.choices and isinstance(value, Mapping) and value and "_target_" not in value:
             raise ConfigError(f"{key}: no _target_ (its keys: {', '.join(map(str, value))}); choose {key}=<choice>")
-        _check_value(value, key, allowed)
+        _check_value(value, key)
 
 
-def check_targets(config: Any, allowed: Collection[str] = ALLOWED) -> None:
-    """Refuse any `_target_` outside the allowed packages, at any depth; nothing is imported.
+def check_targets(config: Any) -> None:
+    """Refuse a resolved configuration that could run anything but constructors of allowed classes.
+
+    Every `_target_`, at any depth, has to lead to a class that is defined (not only imported) in an allowed package,
+    and in diffexp in one of `ROOMS`. What a module imports, its functions and other objects are refused: the sources
+    are read, nothing is imported. So are interpolations, which would be resolved, and built, after this check.
 
     Raises:
         ConfigError: naming the key and the target.
     """
-    for path, target in _targets(config, ""):
-        if not isinstance(target, str) or not target.startswith(tuple(allowed)):
-            packages = ", ".join(prefix.rstrip(".") for prefix in allowed)
-            raise ConfigError(f"{path}={target}: not in an allowed package ({packages})")
+    for path, text in _leaves(config, ""):
+        if path.rpartition(".")[2] == "_target_":
+            _class_of(text, path)
+        elif isinstance(text, str) and "${" in text and path.split(".")[0] not in _FREE:
+            raise ConfigError(f"{path}={one_line(text)}: an interpolation that is left over; write its value")
 
 
 def check_hydra(node: Mapping[str, Any]) -> None:
@@ -70,21 +81,50 @@ def check_hydra(node: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key and the target.
     """
-    check_targets({"hydra": {key: node.get(key) for key in ("launcher", "sweeper", "callbacks")}}, _HYDRA_ALLOWED)
+    parts = {"hydra": {key: node.get(key) for key in ("launcher", "sweeper", "callbacks")}}
+    for path, target in _leaves(parts, ""):
+        if path.rpartition(".")[2] == "_target_":
+            _check_prefix(target, path, _HYDRA_ALLOWED)
 
 
-def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """(key path, value) of every `_target_` in a tree."""
+def _check_prefix(target: Any, path: str, allowed: Collection[str]) -> None:
+    """Refuse a target whose name is outside of the allowed packages."""
+    if not isinstance(target, str) or not target.startswith(tuple(allowed)):
+        packages = ", ".join(prefix.rstrip(".") for prefix in allowed)
+        raise ConfigError(f"{path}={one_line(target)}: not in an allowed package ({packages})")
+
+
+def _class_of(target: Any, path: str) -> Definition:
+    """The class that a target leads to, through re-exports, found in the sources; ConfigError for anything else."""
+    _check_prefix(target, path, ALLOWED)
+    definition = find(target)
+    if definition is None:
+        raise ConfigError(f"{path}={target}: {_why_missing(target)}")
+    leads = f"{path}={target}: " + ("" if definition.name == target else f"leads to {definition.name}, which ")
+    if not definition.name.startswith(ALLOWED):
+        raise ConfigError(f"{leads}is not in an allowed package")
+    if not isinstance(definition.node, ast.ClassDef):
+        raise ConfigError(f"{leads}is not a class")
+    top, room = definition.name.split(".")[:2]
+    if top == "diffexp" and room not in ROOMS:
+        raise ConfigError(f"{leads}is not for configurations: a class of diffexp.{{{','.join(ROOMS)}}} is needed")
+    return definition
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(key path, value) of every plain value in a tree, and of every `_target_` whatever it is."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             here = f"{path}.{key}" if path else str(key)
             if key == "_target_":
                 yield here, value
             else:
-                yield from _targets(value, here)
-    elif isinstance(node, (list, tuple)):
+                yield from _leaves(value, here)
+    elif isinstance(node, Sequence) and not isinstance(node, (str, bytes)):
         for place, value in enumerate(node):
-            yield from _targets(value, f"{path}[{place}]")
+            yield from _leaves(value, f"{path}[{place}]")
+    else:
+        yield path, node
 
 
 def _check_scalars(config: Mapping[str, Any], layout: Layout) -> None:
@@ -107,23 +147,23 @@ def _check_scalars(config: Mapping[str, Any], layout: Layout) -> None:
                 raise ConfigError(str(fault))
 
 
-def _check_value(value: Any, path: str, allowed: Collection[str]) -> None:
+def _check_value(value: Any, path: str) -> None:
     """Walk to the nodes inside a value and check each."""
     if value == "???":
         raise ConfigError(f"{path}: no value given; add {path}=...")
     if isinstance(value, Mapping):
         if "_target_" in value:
-            _check_node(value, path, allowed)
+            _check_node(value, path)
         for key, entry in value.items():
-            _check_value(entry, f"{path}.{key}", allowed)
+            _check_value(entry, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
         for place, entry in enumerate(value):
-            _check_value(entry, f"{path}[{place}]", allowed)
+            _check_value(entry, f"{path}[{place}]")
 
 
-def _check_node(node: Mapping[str, Any], path: str, allowed: Collection[str]) -> None:
+def _check_node(node: Mapping[str, Any], path: str) -> None:
     """One node against the constructor that its `_target_` names."""
-    definition = _definition(str(node["_target_"]), f"{path}._target_", allowed)
+    definition = _class_of(node["_target_"], f"{path}._target_")
     signature = signature_of(definition)
     given = {str(key): value for key, value in node.items() if key not in _SPECIAL}
     if path.startswith("evaluation.arms.") and path.count(".") == 2:
@@ -145,18 +185,6 @@ def _check_node(node: Mapping[str, Any], path: str, allowed: Collection[str]) ->
         fault = fault_of(given[key], parameter.annotation, parameter.module, f"{path}.{key}")
         if fault is not None:
             raise ConfigError(str(fault))
-
-
-def _definition(target: str, path: str, allowed: Collection[str]) -> Definition:
-    """Locate a target's source; refuse what does not exist or leads out of the allowed packages by a re-export."""
-    definition = find(target)
-    if definition is None:
-        raise ConfigError(f"{path}={target}: {_why_missing(target)}")
-    if not definition.name.startswith(tuple(allowed)):
-        raise ConfigError(f"{path}={target}: leads to {definition.name}, which is not in an allowed package")
-    if isinstance(definition.node, (ast.Assign, ast.AnnAssign)):
-        raise ConfigError(f"{path}={target}: is neither a class nor a function")
-    return definition
 
 
 def _why_missing(target: str) -> str:

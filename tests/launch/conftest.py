@@ -79,12 +79,20 @@ hydra:
   output_subdir: null
   run: {dir: .}
 """,
-    "network/wide.yaml": "_target_: diffexp.toy.Network\nwidth: 64\ndepths: [1, 2]\n",
-    "network/small.yaml": "_target_: diffexp.toy.Network\nwidth: 4\n",
-    "sampler/ddim.yaml": "_target_: diffexp.toy.Sampler\nname: ddim\nstepper: {_target_: diffexp.toy.Heun, order: 1}\n",
-    "sampler/heun.yaml": "_target_: diffexp.toy.Sampler\nname: heun\nstepper: {_target_: diffexp.toy.Heun}\n",
-    "training/default.yaml": "_target_: diffexp.toy.Training\nmax_steps: 1000\nlr: 1.0e-3\n",
-    "evaluation/default.yaml": "_target_: diffexp.toy.Evaluation\narms: {}\nnfe: [5, 10]\nonly: null\n",
+    "network/wide.yaml": "_target_: diffexp.network.toy.Network\nwidth: 64\ndepths: [1, 2]\n",
+    "network/small.yaml": "_target_: diffexp.network.toy.Network\nwidth: 4\n",
+    "sampler/ddim.yaml": """
+_target_: diffexp.network.toy.Sampler
+name: ddim
+stepper: {_target_: diffexp.network.toy.Heun, order: 1}
+""",
+    "sampler/heun.yaml": """
+_target_: diffexp.network.toy.Sampler
+name: heun
+stepper: {_target_: diffexp.network.toy.Heun}
+""",
+    "training/default.yaml": "_target_: diffexp.network.toy.Training\nmax_steps: 1000\nlr: 1.0e-3\n",
+    "evaluation/default.yaml": "_target_: diffexp.network.toy.Evaluation\narms: {}\nnfe: [5, 10]\nonly: null\n",
     "experiment/vp_one.yaml": """
 # @package _global_
 # The first recipe.
@@ -104,13 +112,14 @@ paper: {title: Anything, results: [{value: ">100"}]}
 @pytest.fixture(scope="session")
 def toy_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
-    (folder / "toy.py").write_text(TOY)
+    (folder / "network").mkdir()
+    (folder / "network" / "toy.py").write_text(TOY)
     return folder
 
 
 @pytest.fixture
 def conf(tmp_path: Path, toy_package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small conf tree; `diffexp.toy` can be located but not imported."""
+    """The small conf tree; `diffexp.network.toy` can be located but not imported."""
     monkeypatch.setattr(diffexp, "__path__", [*diffexp.__path__, str(toy_package)])
     folder = tmp_path / "conf"
     for name, text in FILES.items():

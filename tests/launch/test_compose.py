@@ -22,7 +22,7 @@ def one(words: list[str], layout: Layout) -> Job:
 def test_every_order_and_plus_form_composes_the_same(layout: Layout) -> None:
     words = ("experiment=vp_one", "scale=quick", "training.lr=0.5")
     expected = one(list(words), layout)
-    assert expected.config["training"] == {"_target_": "diffexp.toy.Training", "max_steps": 20, "lr": 0.5}
+    assert expected.config["training"] == {"_target_": "diffexp.network.toy.Training", "max_steps": 20, "lr": 0.5}
     assert expected.config["network"]["width"] == 4
     signs = [("", ""), ("+", ""), ("", "+"), ("+", "+"), ("++", "+")]
     lines = [

@@ -38,7 +38,7 @@ def _put(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def test_the_shipped_tree_of_the_tests_is_valid(config: dict[str, Any], layout: Layout) -> None:
     validate(config, layout)
-    assert "diffexp.toy" not in sys.modules  # and it would have raised
+    assert "diffexp.network.toy" not in sys.modules  # and it would have raised
 
 
 CASES = [
@@ -54,7 +54,7 @@ CASES = [
     ("sampler.stepper.order", "two", "sampler.stepper.order=two: expected int"),
     ("sampler.stepper.ordre", 2, "did you mean 'order'?"),
     ("sampler.stepper", "heun", "sampler.stepper=heun: expected a node with _target_ (a Stepper)"),
-    ("sampler.stepper._target_", "diffexp.toy.Huen", "diffexp.toy has no 'Huen'; did you mean 'Heun'?"),
+    ("sampler.stepper._target_", "diffexp.network.toy.Huen", "diffexp.network.toy has no 'Huen'; did you mean 'Heun'?"),
     ("sampler.stepper._target_", "diffexp.toi.Heun", "diffexp has no 'toi'; choose from"),
     ("evaluation.arms.ddim.nfe", [5, "x"], "evaluation.arms.ddim.nfe[1]=x: expected int"),
     ("evaluation.arms.ddim.nfe", 5, "evaluation.arms.ddim.nfe=5: expected list[int]"),
@@ -75,8 +75,17 @@ CASES = [
     ("network.depths", [{"_target_": "builtins.eval"}], "network.depths[0]._target_=builtins.eval: not in an allowed"),
     ("training._target_", "diffexp", "training._target_=diffexp: not in an allowed package"),
     ("training._target_", "diffexpert.Evil", "not in an allowed package"),
-    ("training._target_", "diffexp.toy.nn.Linear", "which is not in an allowed package"),
-    ("training._target_", "diffexp.toy.Law", "is neither a class nor a function"),
+    ("training._target_", "diffexp.network.toy.nn.Linear", "which is not in an allowed package"),
+    ("training._target_", "diffexp.network.toy.Law", "diffexp.network.toy, which is not a class"),
+    ("training._target_", "diffexp.network.toy.Heun.__init__", "toy.Heun.__init__: is not a class"),
+    ("training._target_", "diffexp.core.files.write_text_atomic", "write_text_atomic: is not a class"),
+    ("training._target_", "diffexp.core.files.os.mkdir", "diffexp.core.files.os.mkdir: "),
+    ("training._target_", "diffexp.core.files.Path", "leads to pathlib.Path, which is not in an allowed package"),
+    ("training._target_", "diffexp.tasks.build.torch.hub.load", "leads to torch.hub.load, which is not in an allowed"),
+    ("training._target_", "diffexp.launch.folder.RunFolder", "is not for configurations: a class of diffexp.{process,"),
+    ("network", {"_target_": "torch.optim.swa_utils.get_ema_avg_fn"}, "get_ema_avg_fn: is not a class"),
+    ("training.max_steps", "${oc.create:{_target_:os.mkdir}}", "an interpolation that is left over"),
+    ("network.depths", ["${seed}"], "network.depths[0]=${seed}: an interpolation that is left over"),
     ("training._target_", 3, "training._target_=3: not in an allowed package"),
 ]  # fmt: skip
 
@@ -95,7 +104,7 @@ def test_refusals(path: str, value: Any, message: str, config: dict[str, Any], l
         ("training.lr", 1),
         ("training.clip", 0.5),
         ("evaluation.arms", {}),
-        ("paper", {"free": ["form", {"a": None}]}),
+        ("paper", {"free": ["form", {"a": None}, "in TeX: ${x}$"]}),
         ("ckpt", "latest:vp_one"),
         ("network", {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.1, "betas": [0.9, 0.99]}),
         ("network", {"_target_": "torchmetrics.MeanMetric"}),

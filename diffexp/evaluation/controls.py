@@ -15,9 +15,8 @@ from torch import Tensor
 
 from diffexp.core import random
 from diffexp.core.errors import ConfigError
-from diffexp.core.image import to_uint8
+from diffexp.core.image import Quantise, to_uint8
 from diffexp.dataset.split import Split
-from diffexp.evaluation.protocol import Quantise
 
 
 def _real(train: Split, test: Split, n: int, seed: int, quantise: Quantise) -> Callable[[Tensor], Tensor]:

@@ -63,8 +63,8 @@ def check_shape(extractor: Extractor, shape: tuple[int, int, int], dataset: str)
     if not fits:
         raise ConfigError(
             f"evaluation.extractor: '{extractor.name}' takes images of shape {_spell(extractor.shape)}, "
-            f"data set '{dataset}' has {_spell(shape)}; use evaluation=inception for RGB images, "
-            "or evaluation=pictures to draw samples without a distance"
+            f"data set '{dataset}' has {_spell(shape)}; use evaluation=default (Inception) for RGB images, "
+            "or evaluation=pictures for samples without a distance"
         )
 
 

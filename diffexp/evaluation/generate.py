@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from diffexp.core import random
-from diffexp.core.image import to_uint8
-from diffexp.evaluation.protocol import Quantise
+from diffexp.core.errors import SamplingError
+from diffexp.core.image import Quantise, to_uint8
+from diffexp.core.precision import exact_float32
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.sampler.loop import Sampler
@@ -63,7 +64,8 @@ def generate(
     """Generate the images `indices` of evaluation seed `seed`.
 
     Image i starts from the noise keyed by (seed, i), whatever the sampler, the budget and the batch are, so that arms
-    are compared on the same noise and a set can be cut into shards.
+    are compared on the same noise and a set can be cut into shards. Sampling is exact float32, whatever the process has
+    set (see `exact_float32`).
 
     Args:
         shape: (C, H, W) of an image.
@@ -74,15 +76,29 @@ def generate(
 
     Yields:
         batches in the order of `indices`.
+
+    Raises:
+        SamplingError: when an image is not finite: as bytes, NaN would pass for black.
     """
     state_shape = denoiser.process.state_shape(shape)
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
         conditions = NO_CONDITIONS if conditioner is None else conditioner(seed, batch).to(device)
+        _wait(device)  # for what the consumer queued: features of the last batch are not sampling
         began = time.perf_counter()
         noise = KeyedNoise(seed, batch, state_shape, dtype, device)
-        result = sampler.sample(denoiser, noise, nfe, conditions)
+        with exact_float32():
+            result = sampler.sample(denoiser, noise, nfe, conditions)
         images = to_uint8(result.images, quantise)
-        if images.is_cuda:  # kernels run on after the call: without this the time is that of queueing them
-            torch.cuda.synchronize(images.device)
+        # Reading the answer waits for all kernels of the batch; without that the time is that of queueing them.
+        if not bool(torch.isfinite(result.images).all()):
+            raise SamplingError(
+                f"sampler {sampler.name} at NFE {nfe}: images {batch[0]} to {batch[-1]} of seed {seed} are not all finite"
+            )
         yield Generated(images, batch, result.nfe, time.perf_counter() - began)
+
+
+def _wait(device: torch.device | str) -> None:
+    """Wait until the device has done all that is queued."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

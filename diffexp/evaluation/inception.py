@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffexp.core.errors import DiffexpError
+from diffexp.core.precision import exact_float32
 from diffexp.evaluation.features import Shape, file_sha256
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
@@ -67,7 +68,7 @@ class InceptionFeatures:
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             given = f"{images.dtype} of shape {'x'.join(map(str, images.shape[1:]))}"
             raise DiffexpError(f"extractor '{self.name}' takes uint8 RGB images, got {given}")
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with exact_float32():
             return self.prepare()._network(images)[0]
 
 

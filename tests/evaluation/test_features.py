@@ -1,6 +1,8 @@
 """The digits classifier's features: accurate, deterministic, and refused where they do not fit."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,3 +93,12 @@ def test_images_of_another_kind_are_refused():
         extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(DiffexpError, match=r"got torch\.float32"):
         extractor(torch.zeros(1, 1, 8, 8))
+
+
+def test_the_way_out_that_a_refusal_names_exists():
+    with pytest.raises(ConfigError) as error:
+        check_shape(DigitsFeatures(), (3, 32, 32), "cifar10")
+    named = re.findall(r"evaluation=(\w+)", str(error.value))
+    folder = Path(__file__).parents[2] / "conf" / "evaluation"
+    assert len(named) == 2
+    assert all((folder / f"{name}.yaml").is_file() for name in named), named

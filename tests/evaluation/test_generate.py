@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from diffexp.core.errors import ConfigError
+from diffexp.core.errors import ConfigError, SamplingError
+from diffexp.evaluation import generate as room
 from diffexp.evaluation.generate import class_labels, generate
+from diffexp.prediction.result import Prediction
 from diffexp.sampler.noise import KeyedNoise
 
 SHAPE = (1, 8, 8)
@@ -65,3 +67,32 @@ def test_labels_belong_to_the_image_and_reach_the_sampler(samplers, denoiser, mo
 def test_infeasible_budget_is_refused(samplers, denoiser):
     with pytest.raises(ConfigError, match="nfe=4 is not reachable with sampler heun"):
         _images(samplers["heun"], denoiser, nfe=4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(samplers, denoiser, monkeypatch, value):
+    """One pixel of one image: it would become a byte, and the distance a number."""
+    original = type(denoiser).__call__
+
+    def broken(self, u, point, conditions=None):
+        data = original(self, u, point).data.clone()
+        if len(u) == 6:
+            data[2, 0, 3, 4] = value
+        return Prediction(u, point.marginal, data=lambda: data)
+
+    monkeypatch.setattr(type(denoiser), "__call__", broken)
+    batches = generate(samplers["ddim"], denoiser, SHAPE, range(14), 2, 5, 8)
+    next(batches)
+    with pytest.raises(SamplingError) as error:
+        next(batches)
+    assert str(error.value) == "sampler ddim at NFE 5: images 8 to 13 of seed 2 are not all finite"
+
+
+def test_the_clock_starts_when_the_device_has_nothing_left_to_do(samplers, denoiser, monkeypatch):
+    events = []
+    clock = room.time.perf_counter
+    monkeypatch.setattr(room, "_wait", lambda device: events.append("wait"))
+    monkeypatch.setattr(room.time, "perf_counter", lambda: (events.append("clock"), clock())[1])
+    for _ in generate(samplers["ddim"], denoiser, SHAPE, range(4), 0, 3, 2):
+        events.append("features")
+    assert events == ["wait", "clock", "clock", "features"] * 2

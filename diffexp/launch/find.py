@@ -21,34 +21,46 @@ def find_run(spec: str, runs: str | Path = "runs") -> tuple[Path | None, Path]:
         runs: where run folders are.
 
     Returns:
-        (run folder, checkpoint); the folder is None for a file that lies outside of any run folder.
+        (run folder, checkpoint); the folder is None for a file that lies outside of any run folder, else the path of
+        the checkpoint begins with it, so that it compares equal to `newest(folder)` when it is that file.
 
     Raises:
         CheckpointError: nothing there; it says what was looked for and what there is.
     """
     if spec.startswith(LATEST):
         return _latest(spec, spec.removeprefix(LATEST), Path(runs))
-    path = Path(spec)
+    path = _named(spec, runs)
+    run = _run_around(path)
     if path.is_file():
-        return run_of(path), path
-    if path.is_dir():
-        folder = path.parent if path.name == CHECKPOINTS and (path.parent / CONFIG).is_file() else path
-        checkpoint = newest(folder)
-        if checkpoint is None:
-            raise CheckpointError(f"ckpt={spec}: no checkpoint in it (looked for {CHECKPOINTS}/step_<number>.ckpt)")
-        return (folder if (folder / CONFIG).is_file() else None), checkpoint
-    raise CheckpointError(f"ckpt={spec}: no such file or folder; {_known(Path(runs))}")
+        return run, path if run is None else run / CHECKPOINTS / path.name
+    checkpoint = newest(run or path)
+    if checkpoint is None:
+        raise CheckpointError(f"ckpt={spec}: no checkpoint in it (looked for {CHECKPOINTS}/step_<number>.ckpt)")
+    return run, checkpoint
+
+
+def find_folder(spec: str, runs: str | Path = "runs") -> Path:
+    """Resolve `ckpt=` for who needs only the run folder: unlike for `find_run`, a checkpoint need not be in it.
+
+    Raises:
+        CheckpointError: nothing there, or no run folder around it.
+    """
+    run = find_run(spec, runs)[0] if spec.startswith(LATEST) else _run_around(_named(spec, runs))
+    if run is None:
+        raise CheckpointError(f"ckpt={spec}: neither a run folder nor in one ({CONFIG} is missing)")
+    return run
 
 
 def check_checkpoint(config: Mapping[str, Any]) -> None:
     """Refuse a configuration whose `ckpt` leads nowhere, or to a run of another recipe (as far as a run folder tells).
 
     Raises:
-        CheckpointError: see `find_run`; or the recipes differ.
+        CheckpointError: see `find_run` (for task=report, `find_folder`); or the recipes differ.
     """
     if config.get("ckpt") is None:
         return
-    run, _ = find_run(str(config["ckpt"]), str(config.get("runs") or "runs"))
+    spec, runs = str(config["ckpt"]), str(config.get("runs") or "runs")
+    run = find_folder(spec, runs) if config.get("task") == "report" else find_run(spec, runs)[0]
     recipe = config.get("recipe")
     trained = load_frozen(run).get("recipe") if run is not None else recipe
     if recipe is not None and trained != recipe:
@@ -61,9 +73,24 @@ def newest(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, or None."""
-    folder = checkpoint.absolute().parent
+def _named(spec: str, runs: str | Path) -> Path:
+    """The file or folder that `ckpt=` names; CheckpointError when there is none."""
+    path = Path(spec)
+    if not path.exists():
+        raise CheckpointError(f"ckpt={spec}: no such file or folder; {_known(Path(runs))}")
+    return path
+
+
+def _run_around(path: Path) -> Path | None:
+    """The run folder that a path is or lies in (its `checkpoints` or a file there), or None.
+
+    Relative where the path is and names it, so that messages show what the user wrote.
+    """
+    folder = path.parent if path.is_file() else path
+    if (folder / CONFIG).is_file() and folder is path:
+        return folder
+    if folder.name in ("", ".."):  # e.g. "." or a file in the working folder: only the absolute path names its parent
+        folder = folder.resolve()
     return folder.parent if folder.name == CHECKPOINTS and (folder.parent / CONFIG).is_file() else None
 
 

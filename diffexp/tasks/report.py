@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffexp.core.errors import ConfigError
 from diffexp.evaluation.report import write_report
-from diffexp.launch.find import find_run
+from diffexp.launch.find import find_folder
 from diffexp.tasks import console
 from diffexp.tasks.build import Config
 
@@ -14,7 +14,4 @@ def main(config: Config) -> None:
     spec = config["ckpt"]
     if spec is None:
         raise ConfigError("task=report needs ckpt=: a run folder, a checkpoint in one, or latest:<recipe>")
-    run, _ = find_run(spec, config["runs"])
-    if run is None:
-        raise ConfigError(f"ckpt={spec}: lies in no run folder, so there is nothing to report")
-    console.say(f"report: {write_report(run)}")
+    console.say(f"report: {write_report(find_folder(spec, config['runs']))}")

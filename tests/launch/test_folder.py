@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import diffexp
+from diffexp.__main__ import main
 from diffexp.core.errors import CheckpointError, ConfigError, DiffexpError
 from diffexp.launch.compose import config_hash
-from diffexp.launch.find import check_checkpoint, find_run, newest
+from diffexp.launch.find import check_checkpoint, find_folder, find_run, newest
 from diffexp.launch.folder import RunFolder, git_revision, load_frozen, versions
 from diffexp.launch.lock import LockedError
 
@@ -151,6 +152,50 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     loose = tmp_path / "weights.ckpt"
     loose.write_text("x")
     assert find_run(str(loose), runs) == (None, loose)
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_a_relative_checkpoint_is_the_newest_of_its_run_from_everywhere(
+    depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the folder above runs, from each one down to `checkpoints`: the run goes on in its folder, not a new one."""
+    with RunFolder.create(_config(tmp_path)) as run:
+        pass
+    _checkpoint(run.path, 4)
+    last = _checkpoint(run.path, 9)
+    whole = last.relative_to(tmp_path)
+    monkeypatch.chdir(tmp_path.joinpath(*whole.parts[:depth]))
+    spec = Path(*whole.parts[depth:])
+    for written in (str(spec), f"./{spec}"):
+        found, checkpoint = find_run(written)
+        assert found is not None
+        assert found.samefile(run.path)
+        assert checkpoint == newest(found)
+        assert checkpoint.samefile(last)
+        assert find_folder(written) == found
+        assert depth == 4 or checkpoint == spec  # shown as it was written, wherever that names the folder
+    folder = Path(".") if depth == 3 else spec.parent.parent if depth < 3 else Path("..")
+    assert find_run(str(folder)) == (folder, folder / "checkpoints" / last.name)
+
+
+def test_a_run_folder_without_a_checkpoint_is_enough_for_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation of an older checkpoint writes into such a folder."""
+    with RunFolder.create(_config(tmp_path)) as run:
+        pass
+    (run.path / "samples_ddim.png").write_bytes(b"")
+    for spec in (run.path, run.path / "checkpoints"):
+        assert main(["task=report", f"ckpt={spec}"]) == 0
+        assert capsys.readouterr().out == f"report: {run.path / 'report.md'}\n"
+    assert "samples_ddim.png" in (run.path / "report.md").read_text()
+    assert main(["task=sample", f"ckpt={run.path}"]) == 2
+    assert "no checkpoint in it" in capsys.readouterr().err
+    loose = tmp_path / "weights.ckpt"
+    loose.write_text("x")
+    assert main(["task=report", f"ckpt={loose}"]) == 2
+    expected = f"diffexp: ckpt={loose}: neither a run folder nor in one (config.yaml is missing)\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_missing_checkpoints_are_refused_with_what_there_is(tmp_path: Path) -> None:

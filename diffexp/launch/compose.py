@@ -91,7 +91,7 @@ def expand(overrides: Sequence[str], layout: Layout, multirun: bool = False) -> 
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         parsed = OverridesParser.create(config_loader=hydra.config_loader if multirun else None)
-        items = _parse(parsed, overrides)
+        items = parse_overrides(parsed, overrides)
         for item in items:
             _refuse_no_choice(item, layout)
         if not multirun:
@@ -102,7 +102,7 @@ def expand(overrides: Sequence[str], layout: Layout, multirun: bool = False) -> 
                     )
             return [list(overrides)]
         params = _compose(overrides_without_sweep(items)).hydra.sweeper.get("params") or {}
-        items = _parse(parsed, [f"{key}={value}" for key, value in params.items()]) + items
+        items = parse_overrides(parsed, [f"{key}={value}" for key, value in params.items()]) + items
         try:
             return BasicSweeper.split_arguments(items, None)[0]
         except HydraException as error:
@@ -170,8 +170,8 @@ def _compose(overrides: list[str]) -> DictConfig:
         return compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
 
 
-def _parse(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides one by one, so that a complaint names its own."""
+def parse_overrides(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides; ConfigError names the one that cannot be read."""
     try:
         return parser.parse_overrides(list(overrides))
     except OverrideParseException as error:

@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import diffexp
-from diffexp.core.errors import ConfigError, DiffexpError, nearest
-from diffexp.launch.command import Command, normalise, parse
+from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError, nearest
+from diffexp.launch.command import Command, normalise, parse, refuse_idle_sampler
 from diffexp.launch.layout import PRIMARY, Layout, read_layout
 from diffexp.launch.text import one_line
 
@@ -28,6 +28,7 @@ class _Sweep:
     """What went wrong in the jobs of the sweep that this process runs (pid 0: none is running)."""
 
     pid = 0
+    jobs = 0
     failed = 0
 
 
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None, folder: Path | None = None) -> int:
         folder: another conf folder than the shipped one.
 
     Returns:
-        the exit code: 0; 2 after a refusal or a failed job; 130 after Ctrl-C; else what the job asked for.
+        the exit code: 0; 2 after a refusal or a failed job; 130 after Ctrl-C; 143 after SIGTERM; else what the job
+        asked for.
     """
     try:
         return _run(list(sys.argv[1:] if argv is None else argv), folder)
@@ -71,7 +73,7 @@ def _run(argv: list[str], folder: Path | None) -> int:
     from diffexp.launch.recall import recall
 
     if "--hydra-help" not in command.flags and "--shell-completion" not in command.flags:
-        command = Command(command.flags, tuple(recall(normalise(command.words, layout))))
+        command = Command(command.flags, tuple(recall(normalise(command.words, layout), layout)))
         count = _validate(command, layout)
     else:
         count = 0
@@ -88,6 +90,7 @@ def _validate(command: Command, layout: Layout) -> int:
     for job in jobs:
         check_hydra(job.hydra)
         validate(job.config, layout)
+        refuse_idle_sampler(job.overrides, job.config)
         if "--cfg" in command.flags or "--info" in command.flags:
             continue
         task, recipe, ckpt = (job.config.get(key) for key in ("task", "recipe", "ckpt"))
@@ -109,7 +112,7 @@ def _hand_over(command: Command, layout: Layout, count: int) -> int:
     arguments = command.argv()
     with ExitStack() as stack:
         if command.multirun:
-            _Sweep.pid, _Sweep.failed = os.getpid(), 0
+            _Sweep.pid, _Sweep.jobs, _Sweep.failed = os.getpid(), count, 0
             if not any(word.startswith("hydra.sweep.dir=") for word in command.words):
                 # Hydra's sweeper insists on writing down its own configuration: not into the user's folder
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffexp-"))
@@ -155,7 +158,12 @@ def _job(config: object) -> float | None:
             raise
         _Sweep.failed += 1
         words = " ".join(word for word in settings.overrides.task if not word.startswith("++evaluation.only="))
-        _complain(f"job {settings.job.num} ({words}): {error}")
+        message = f"job {settings.job.num} ({words}): {error}"
+        if isinstance(error, PreemptedError):  # the stop was meant for the command, not for one of its jobs
+            left = _Sweep.jobs - settings.job.num - 1
+            _complain(f"{message}; jobs not started: {left} of {_Sweep.jobs}")
+            raise SystemExit(error.exit_code) from error
+        _complain(message)
         return None
 
 

@@ -8,9 +8,10 @@ defaults list becomes a plain one, so that the list's own order (experiment, the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.launch.layout import Layout
@@ -117,7 +118,8 @@ def _refuse_conflicts(flags: dict[str, str]) -> None:
 def normalise(words: Sequence[str], layout: Layout) -> list[str]:
     """Overrides in the form that composes the same way whatever their order and plus signs.
 
-    A sampler that is named explicitly is to be evaluated alone: `evaluation.only` follows it (in sweeps too).
+    A sampler that is named explicitly, or changed (`sampler.clip=true`), is to be evaluated alone: `evaluation.only`
+    follows it (in sweeps too). Otherwise a recipe's arms would be evaluated, and the word would have no effect.
 
     Args:
         words: overrides as the user wrote them.
@@ -140,13 +142,42 @@ def normalise(words: Sequence[str], layout: Layout) -> list[str]:
             if key in keys and match["key"] in layout.choices and override not in overrides:
                 raise ConfigError(f"{word}: {key} is named twice, with different choices: keep one of them")
             keys.add(key)
+        elif "." in key:  # a value that is taken away; without a dot it would be a whole group
+            keys.add(key)
         overrides.append(override)
-    alone = "sampler" in keys and "evaluation.only" not in keys
+    alone = any(map(_names_sampler, keys)) and "evaluation.only" not in keys
     if alone and "sampler" in layout.defaults and "evaluation" in layout.defaults:
         overrides.append("++evaluation.only=${sampler.name}")
     if layout.extra is not None:
         overrides.append(f'hydra.searchpath=["file://{layout.extra.as_posix()}"]')
     return list(dict.fromkeys(overrides))
+
+
+def refuse_idle_sampler(overrides: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse a sampler that was named or changed when `evaluation.only` evaluates something else.
+
+    Args:
+        overrides: those of one job.
+        config: what they compose to.
+
+    Raises:
+        ConfigError: naming the first override that would have no effect.
+    """
+    idle = [word for word in overrides if _names_sampler(word.lstrip("+~").partition("=")[0])]
+    sampler, evaluation = config.get("sampler"), config.get("evaluation")
+    if not idle or not isinstance(sampler, Mapping) or not isinstance(evaluation, Mapping):
+        return
+    only, name = evaluation.get("only"), sampler.get("name")
+    if only != name and (only is not None or evaluation.get("arms")):
+        raise ConfigError(
+            f"{idle[0]}: has no effect beside evaluation.only={'null' if only is None else only}; "
+            f"leave evaluation.only out to evaluate this {name} alone"
+        )
+
+
+def _names_sampler(key: str) -> bool:
+    """Whether an override of this key chooses or changes the one sampler beside the arms."""
+    return key == "sampler" or key.startswith("sampler.")
 
 
 def _normal_form(word: str, match: re.Match[str], layout: Layout) -> str:

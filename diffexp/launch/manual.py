@@ -13,18 +13,21 @@ _TASKS = {
     "train": "train only; the same command with ckpt= resumes",
     "evaluate": "samplers at their NFE budgets: results.csv, report.md, plots (needs ckpt=)",
     "sample": "a grid of images for each NFE budget, from the same noise (needs ckpt=)",
-    "report": "table and plots of the runs there are",
+    "report": "report.md and its plots again, from the files of one run folder (needs ckpt=)",
     "check": "what would be run: parameter count, NFE plans; builds nothing heavy",
 }
 _KEYS = {
     "seed=0": "initialisation, data order, noise and times all follow from it",
-    "ckpt=...": "a checkpoint, a run folder, or latest:<recipe>",
+    "ckpt=...": "a checkpoint, a run folder, or latest:<recipe>; recipe and scale need not be named: they are those "
+    "of its run folder (other words of that command have to be repeated)",
+    "sampler=...": "this sampler alone, in place of the recipe's; sampler.<key>=... (e.g. sampler.clip=true) does the "
+    "same with the present one",
     "runs=runs": "where run folders are made: <runs>/<recipe>/<time>-<seed>-<id>",
 }
 _EXAMPLES = {
     "{recipe} scale=quick": "train and evaluate in minutes, on two CPU cores",
     "{recipe} task=check": "the published size: parameters and NFE plans",
-    "{recipe} scale=quick task=evaluate sampler=heun ckpt=latest:{name}": "one sampler alone",
+    "task=evaluate ckpt=latest:{name} sampler=heun": "one sampler alone, with the recipe and scale of the newest run",
     "{recipe} scale=quick -m seed=0,1,2": "a sweep: three runs",
     "{recipe} training.max_steps=500 optimizer.lr=1e-3": "change any value",
     "{recipe} --cfg job": "print the configuration and stop",

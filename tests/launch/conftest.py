@@ -85,11 +85,13 @@ hydra:
 _target_: diffexp.network.toy.Sampler
 name: ddim
 stepper: {_target_: diffexp.network.toy.Heun, order: 1}
+clip: false
 """,
     "sampler/heun.yaml": """
 _target_: diffexp.network.toy.Sampler
 name: heun
 stepper: {_target_: diffexp.network.toy.Heun}
+clip: false
 """,
     "training/default.yaml": "_target_: diffexp.network.toy.Training\nmax_steps: 1000\nlr: 1.0e-3\n",
     "evaluation/default.yaml": "_target_: diffexp.network.toy.Evaluation\narms: {}\nnfe: [5, 10]\nonly: null\n",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffexp.core.errors import ConfigError
-from diffexp.launch.command import normalise, parse
+from diffexp.launch.command import normalise, parse, refuse_idle_sampler
+from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import Layout, read_layout
 
 FORMS = [
@@ -40,6 +41,39 @@ def test_a_group_outside_the_defaults_list_keeps_one_plus(conf: Path) -> None:
 @pytest.mark.parametrize("word", ["sampler=heun", "+sampler=heun", "sampler=ddim,heun"])
 def test_a_named_sampler_is_evaluated_alone(word: str, layout: Layout) -> None:
     assert normalise([word], layout) == [word.lstrip("+"), "++evaluation.only=${sampler.name}"]
+
+
+@pytest.mark.parametrize("word", ["sampler.clip=true", "sampler.stepper.order=1", "~sampler.clip"])
+def test_a_changed_sampler_is_evaluated_alone(word: str, layout: Layout) -> None:
+    assert normalise([word], layout) == [word, "++evaluation.only=${sampler.name}"]
+    assert normalise([word, "evaluation.only=ddim"], layout) == [word, "evaluation.only=ddim"]
+
+
+@pytest.mark.parametrize("word", ["~sampler", "evaluation.arms.ddim.clip=true", "training.clip=1.0"])
+def test_other_words_leave_the_arms(word: str, layout: Layout) -> None:
+    assert normalise([word], layout) == [word]
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["sampler.clip=true"], None),
+        (["sampler=heun"], None),
+        (["sampler=heun", "evaluation.only=heun"], None),
+        (["evaluation.only=ddim"], None),
+        (["sampler.clip=true", "evaluation.only=heun"], "sampler.clip=true: has no effect beside evaluation.only=heun"),
+        (["+sampler.clip=true", "evaluation.only=null"], "has no effect beside evaluation.only=null"),
+        (["sampler=heun", "evaluation.only=ddim"], "leave evaluation.only out to evaluate this heun alone"),
+    ],
+)
+def test_a_sampler_that_is_not_evaluated_is_refused(words: list[str], refused: str | None, layout: Layout) -> None:
+    (job,) = compose_jobs([normalise(["experiment=vp_one", *words], layout)], layout)
+    if refused is None:
+        refuse_idle_sampler(job.overrides, job.config)
+        return
+    with pytest.raises(ConfigError) as caught:
+        refuse_idle_sampler(job.overrides, job.config)
+    assert refused in str(caught.value)
 
 
 def test_evaluation_only_is_not_overruled(layout: Layout) -> None:

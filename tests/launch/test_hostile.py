@@ -1,4 +1,4 @@
-"""Checkpoints and run folders from strangers: their configuration builds our classes, or is refused; it runs nothing."""
+"""Checkpoints and run folders from strangers: their configuration builds our classes and runs nothing else."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import diffexp.__main__ as entry
-from diffexp.core.errors import ConfigError
+from diffexp.core.errors import ConfigError, PreemptedError
 from diffexp.launch.compose import config_hash
 
 Started = list[dict[str, Any]]
@@ -71,10 +71,43 @@ def test_failing_jobs_of_a_sweep_do_not_stop_the_others(
 
 
 @pytest.mark.parametrize(
+    ("error", "code"), [(PreemptedError("stopped by SIGTERM at 5", 143), 143), (PreemptedError("stop", 130), 130)]
+)
+def test_a_stop_ends_the_sweep(
+    error: PreemptedError,
+    code: int,
+    conf: Path,
+    room: Path,
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    _fail_at(monkeypatch, {1: error}, started)
+    assert entry.main(["-m", "experiment=vp_one", "sampler=ddim", "seed=0,1,2,3"], conf) == code
+    assert [config["seed"] for config in started] == [0, 1]
+    line = f"diffexp: job 1 (experiment=vp_one sampler=ddim seed=1): {error}; jobs not started: 2 of 4\n"
+    assert capfd.readouterr().err == line
+    assert os.listdir(room) == []
+
+
+def test_a_changed_sampler_has_an_effect(
+    conf: Path, room: Path, started: Started, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert entry.main(["experiment=vp_one", "sampler.clip=true"], conf) == 0
+    (config,) = started
+    assert config["sampler"]["clip"] is True
+    assert config["evaluation"]["only"] == config["sampler"]["name"] == "ddim"
+    assert entry.main(["experiment=vp_one", "sampler.clip=true", "evaluation.only=heun"], conf) == 2
+    assert "sampler.clip=true: has no effect beside evaluation.only=heun" in capfd.readouterr().err
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (ConfigError("no\ndata"), 2, "diffexp: no data\n"),
         (KeyboardInterrupt(), 130, "diffexp: interrupted\n"),
+        (PreemptedError("stopped by SIGTERM at step 5", 143), 143, "diffexp: stopped by SIGTERM at step 5\n"),
         (SystemExit(143), 143, ""),
         (SystemExit("words"), 1, "diffexp: words\n"),
     ],
@@ -157,6 +190,9 @@ def test_help_says_what_there_is(conf: Path, room: Path, capfd: pytest.CaptureFi
             "ddim*  heun",
             "As published.",
             "Examples",
+            "recipe and scale need not be named",
+            "sampler.clip=true",
+            "report.md and its plots again",
         ):
             assert expected in text
         assert max(map(len, text.splitlines())) <= 110

@@ -1,7 +1,9 @@
-"""The wheel holds conf/, and installed elsewhere it composes what the repository composes."""
+"""The wheel holds conf/, and installed elsewhere it composes what the repository composes, and runs."""
 
 from __future__ import annotations
 
+import csv
+import os
 import subprocess
 import sys
 import zipfile
@@ -32,19 +34,58 @@ def test_the_wheel_holds_conf_and_weights(wheel):
     assert b"diffexp = diffexp.__main__:main" in zipfile.ZipFile(wheel).read(entry)
 
 
-def test_installed_elsewhere_it_does_the_same(wheel, tmp_path):
-    """Unpacked into a folder that precedes the repository on the path, and run from another one."""
-    installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    zipfile.ZipFile(wheel).extractall(installed)
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's content, unpacked."""
+    folder = tmp_path_factory.mktemp("installed")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def call(package: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command in `folder`, with the diffexp that lies in `package` (it precedes the repository on the path)."""
+    code = f"import sys; sys.path[:0] = [{str(package)!r}]\nfrom diffexp.__main__ import main; import diffexp\n"
+    code += f"assert diffexp.__file__.startswith({str(package)!r}), diffexp.__file__\nsys.exit(main({list(words)!r}))"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("DIFFEXP_RUNS", None)
+    run = [sys.executable, "-c", code]
+    return subprocess.run(run, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+
+
+def test_installed_elsewhere_it_composes_the_same(installed, tmp_path):
     words = ["experiment=gddim_vp", "scale=quick", "--cfg", "job", "--resolve"]
+    here, there = call(ROOT, tmp_path, *words), call(installed, tmp_path, *words)
+    assert there.stdout == here.stdout
+    assert (here.returncode, there.returncode) == (0, 0)
+    assert "Denoising" in there.stdout
+    assert not list(tmp_path.iterdir())
 
-    def output(*path: str) -> str:
-        code = f"import sys; sys.path[:0] = {list(path)!r}\nfrom diffexp.__main__ import main; import diffexp\n"
-        code += f"assert diffexp.__file__.startswith({path[0]!r}), diffexp.__file__\nsys.exit(main({words!r}))"
-        run = [sys.executable, "-c", code]
-        return subprocess.run(run, check=True, capture_output=True, text=True, cwd=elsewhere).stdout
 
-    assert output(str(installed)) == output(str(ROOT))
-    assert "Denoising" in output(str(installed))
-    assert not list(elsewhere.iterdir())
+TINY = [
+    "experiment=gddim_vp",
+    "scale=quick",
+    "network.channels=8",
+    "network.multipliers=[1,2]",
+    "training.max_steps=4",
+    "evaluation.n=16",
+    "evaluation.seeds=[0]",
+    "evaluation.grid_images=4",
+    "evaluation.arms.ddim.nfe=[2]",
+    "evaluation.arms.ddpm.nfe=[2]",
+    "evaluation.arms.heun.nfe=[3]",
+]
+
+
+def test_installed_elsewhere_it_runs_to_the_report(installed, tmp_path):
+    """Nothing that a run needs (conf, the digits classifier's weights) is only in the repository."""
+    done = call(installed, tmp_path, *TINY)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs" / "gddim_vp").iterdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    with open(run / "results.csv", newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    arms = {(row["sampler"], row["nfe"]) for row in rows if not row["sampler"].startswith("control:")}
+    assert arms == {("ddim", "2"), ("ddpm", "2"), ("heun", "3")}
+    assert all(float(row["value"]) > 0.0 for row in rows)
+    assert "samples_heun.png" in (run / "report.md").read_text(encoding="utf-8")
+    assert done.stdout.splitlines()[-1] == f"report: {run.relative_to(tmp_path) / 'report.md'}"

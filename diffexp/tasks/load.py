@@ -15,6 +15,7 @@ from diffexp.checkpoint.export import WEIGHTS, export, load_export
 from diffexp.checkpoint.file import load as load_file
 from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import ConfigError, nearest
+from diffexp.core.precision import exact_float32
 from diffexp.evaluation.settings import build_arms
 from diffexp.launch.find import find_run
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
@@ -56,7 +57,7 @@ class Model:
     ) -> Tensor:
         """Images 0 .. n-1 of a seed: float32 (n, C, H, W) on the CPU, data scaled to [-1, 1] (not clipped).
 
-        They are those that an evaluation with this seed scores, for any batch size.
+        They are those that an evaluation with this seed scores (in float32), for any batch size.
 
         Args:
             n: number of images.
@@ -76,7 +77,8 @@ class Model:
             indices = range(start, min(start + batch_size, n))
             noise = KeyedNoise(seed, indices, self.denoiser.process.state_shape(self.shape), device=self.device)
             conditions = NO_CONDITIONS if labels is None else Conditions(labels[start : indices.stop].to(self.device))
-            parts.append(self.samplers[sampler].sample(self.denoiser, noise, nfe, conditions).images.cpu())
+            with exact_float32():
+                parts.append(self.samplers[sampler].sample(self.denoiser, noise, nfe, conditions).images.cpu())
         return torch.cat(parts)
 
     def export(self, folder: str | Path) -> None:

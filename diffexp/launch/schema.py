@@ -28,7 +28,7 @@ ROOMS = (
 )  # fmt: skip
 """The packages of diffexp whose classes a configuration may build: the others write files and start runs."""
 
-_HYDRA_ALLOWED = ("hydra._internal.core_plugins.", "hydra_plugins.", "diffexp.")
+_HYDRA_ALLOWED = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
 _FREE = ("paper",)  # data for the reader: not checked
@@ -76,7 +76,7 @@ def check_targets(config: Any) -> None:
 
 
 def check_hydra(node: Mapping[str, Any]) -> None:
-    """Refuse launchers, sweepers and callbacks in Hydra's own node that are neither Hydra's plugins nor ours.
+    """Refuse launchers, sweepers and callbacks in Hydra's own node that are not Hydra's plugins.
 
     Raises:
         ConfigError: naming the key and the target.

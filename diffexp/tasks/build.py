@@ -42,6 +42,8 @@ def make_node(node: Config, where: str) -> Any:
     """The object of one node; `where` names it in errors. Errors as for `make`."""
     check_targets({where: node})  # also when the configuration comes out of a checkpoint
     try:
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise ConfigError(f"{where}: no _target_; it should name the class to build")
         return instantiate(dict(node), _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__

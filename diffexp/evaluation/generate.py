@@ -92,9 +92,8 @@ def generate(
         images = to_uint8(result.images, quantise)
         # Reading the answer waits for all kernels of the batch; without that the time is that of queueing them.
         if not bool(torch.isfinite(result.images).all()):
-            raise SamplingError(
-                f"sampler {sampler.name} at NFE {nfe}: images {batch[0]} to {batch[-1]} of seed {seed} are not all finite"
-            )
+            which = f"images {batch[0]} to {batch[-1]} of seed {seed}"
+            raise SamplingError(f"sampler {sampler.name} at NFE {nfe}: {which} are not all finite")
         yield Generated(images, batch, result.nfe, time.perf_counter() - began)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _STYLES = (
     ("#555555", "P", (0, (1, 1))),
 )
 _FLOOR = "real"
+_WIDTH = 92  # letters in a line of the notes: a line that is wider than the figure leaves no room for the axes
 
 
 def draw_distance(
@@ -122,8 +124,11 @@ def _words(
     seeds = max(len(arm.values) for arm in arms)
     others = ", ".join(f"{c.label} {spell(c.mean)}" for c in controls if c.label != _FLOOR)
     notes = [f"Bars: range over {seeds} seeds."] if seeds > 1 else []
-    notes += [f"Other controls: {others}."] if others else []
-    axes.text(0.0, -0.19, " ".join(notes), transform=axes.transAxes, fontsize=8.5, color="0.3", va="top")
+    draws = max((len(c.values) for c in controls if c.label == _FLOOR), default=1)
+    notes += [f"Floor: mean of {draws} draws that share images."] if draws > 1 else []
+    lines = [" ".join(notes), f"Other controls: {others}."] if others else [" ".join(notes)]
+    text = "\n".join(textwrap.fill(line, _WIDTH) for line in lines if line)
+    axes.text(0.0, -0.19, text, transform=axes.transAxes, fontsize=8.5, color="0.3", va="top")
     axes.set_xlabel("network evaluations per image (NFE)")
     axes.set_ylabel(f"{protocol.metric} (n = {protocol.n:,})")
     axes.set_title(title, fontsize=11, loc="left")

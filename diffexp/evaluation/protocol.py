@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_json_atomic
+from diffexp.core.image import Quantise
 
 PROTOCOL_FILE = "protocol.json"
 PROVENANCE_FILE = "provenance.json"
-Quantise = Literal["round", "truncate"]
 
 
 @dataclass(frozen=True)
@@ -93,12 +90,6 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that can move a number."""
-    names = ("diffexp", "torch", "numpy", "lightning", "torchmetrics")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
-
-
 def read_protocols(folder: Path) -> dict[str, Protocol]:
     """The protocols of a run folder by hash; empty where there are none."""
     path = folder / PROTOCOL_FILE
@@ -117,19 +108,22 @@ def write_protocol(folder: Path, protocol: Protocol) -> None:
     write_json_atomic(folder / PROTOCOL_FILE, {name: asdict(entry) for name, entry in known.items()})
 
 
-def read_provenances(folder: Path) -> dict[str, Provenance]:
-    """The provenances of a run folder by checkpoint; empty where there are none."""
+def read_provenances(folder: Path) -> list[Provenance]:
+    """The provenances of a run folder, oldest first; empty where there are none."""
     path = folder / PROVENANCE_FILE
     if not path.is_file():
-        return {}
+        return []
     try:
-        found = [Provenance(**entry) for entry in json.loads(path.read_text(encoding="utf-8")).values()]
-    except (ValueError, TypeError, AttributeError) as error:
+        return [Provenance(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
         raise DiffexpError(f"{path} is not a file of provenances ({error})") from error
-    return {provenance.checkpoint: provenance for provenance in found}
 
 
 def write_provenance(folder: Path, provenance: Provenance) -> None:
-    """Add a provenance to those of the run folder; an older one of the same checkpoint is replaced."""
-    known = {**read_provenances(folder), provenance.checkpoint: provenance}
-    write_json_atomic(folder / PROVENANCE_FILE, {name: asdict(entry) for name, entry in known.items()})
+    """Add a provenance to those of the run folder.
+
+    Older ones stay: an evaluation that went on elsewhere (another machine, another commit) kept the rows it found.
+    """
+    known = read_provenances(folder)
+    if provenance not in known:
+        write_json_atomic(folder / PROVENANCE_FILE, [asdict(entry) for entry in [*known, provenance]])

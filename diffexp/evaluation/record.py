@@ -2,7 +2,7 @@
 
     results.csv         one row for each (arm, NFE, seed, metric), controls included; added to by every evaluation
     protocol.json       the protocols of the rows, by hash
-    provenance.json     where the rows come from, by checkpoint
+    provenance.json     where the rows come from
     samples_<name>.png  the first images of one sampler, a row for each NFE, from the same noise
 """
 
@@ -12,28 +12,43 @@ from pathlib import Path
 
 from diffexp.evaluation.grid import draw_grid
 from diffexp.evaluation.protocol import write_protocol, write_provenance
-from diffexp.evaluation.results import RESULTS_FILE, write_rows
+from diffexp.evaluation.results import RESULTS_FILE, Row, write_rows
 from diffexp.evaluation.sweep import Evaluation
 
 
-def save_evaluation(folder: Path, found: Evaluation) -> list[Path]:
-    """Write an evaluation to an existing folder, atomically file by file; return the paths of the picture grids.
+def save_row(folder: Path, found: Evaluation, row: Row) -> None:
+    """Add one row of an evaluation to an existing folder, as soon as it is there: a kill costs the unfinished ones.
 
-    Rows of an earlier evaluation stay, except those of the same arm, seed, protocol and checkpoint.
+    A row of the same arm, seed, protocol and checkpoint is replaced, others stay.
     """
+    _save_rows(folder, found, [row])
+
+
+def save_evaluation(folder: Path, found: Evaluation) -> list[Path]:
+    """Write an evaluation's rows and pictures to an existing folder, atomically file by file.
+
+    Returns:
+        the paths of the picture grids. A grid names its checkpoint, and replaces that of another.
+    """
+    if found.rows or found.protocol is None:
+        _save_rows(folder, found, found.rows)
+    return [_draw_samples(folder, name, found) for name in found.grids]
+
+
+def _save_rows(folder: Path, found: Evaluation, rows: list[Row]) -> None:
     # Before the rows: a protocol without rows is harmless, rows without their protocol cannot be read.
     write_provenance(folder, found.provenance)
     if found.protocol is not None:
         write_protocol(folder, found.protocol)
-    if found.rows:
-        write_rows(folder / RESULTS_FILE, found.rows)
-    return [_draw_samples(folder, name, found) for name in found.grids]
+    if rows:
+        write_rows(folder / RESULTS_FILE, rows)
 
 
 def _draw_samples(folder: Path, name: str, found: Evaluation) -> Path:
-    rows = [(f"NFE {nfe}", images) for nfe, images in found.grids[name].items()]
+    pictures = found.grids[name]
+    rows = [(f"NFE {nfe}", images) for nfe, images in pictures.rows.items()]
     if found.real is not None and len(found.real):
         rows.append(("real", found.real))
     path = folder / f"samples_{name}.png"
-    draw_grid(rows, path, f"{name}: same noise in each column ({found.provenance.checkpoint})")
+    draw_grid(rows, path, f"{pictures.title}, {found.provenance.checkpoint}")
     return path

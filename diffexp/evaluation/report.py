@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
@@ -13,9 +11,10 @@ from diffexp.evaluation.plot import draw_distance
 from diffexp.evaluation.protocol import Protocol, read_protocols, read_provenances
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
 from diffexp.evaluation.table import require_one_protocol, summarise_arms, summarise_controls
+from diffexp.launch.folder import CONFIG
+from diffexp.launch.layout import read_yaml
 
 REPORT_FILE = "report.md"
-CONFIG_FILE = "config.yaml"
 
 
 def write_report(folder: Path) -> Path:
@@ -35,7 +34,7 @@ def write_report(folder: Path) -> Path:
     pictures = sorted(path.name for path in folder.glob("samples_*.png"))
     if not rows and not pictures:
         raise DiffexpError(f"{folder} holds no results.csv and no samples: run task=evaluate first")
-    config = _read_config(folder)
+    config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     protocols = read_protocols(folder)
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -63,18 +62,3 @@ def _measured(folder: Path, protocol: Protocol, rows: list[Row], used: list[Prot
         images = [file.name for file in draw_distance(arms, controls, protocol, folder / stem, title)]
     others = [other for other in used if other is not protocol]
     return section.measured(protocol, arms, controls, images, others)
-
-
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    import yaml
-
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return {}
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DiffexpError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise DiffexpError(f"{path}: a mapping is needed, found a {type(config).__name__}")
-    return config

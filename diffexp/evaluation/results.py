@@ -20,6 +20,7 @@ class Row:
     """One measured number. Controls have a sampler named ``"control:<name>"``, an empty grid and no NFE.
 
     Attributes:
+        sampler, grid: with every setting that changes the number, see `describe`.
         nfe: the counted network evaluations for each image; None for controls.
         seed: the evaluation's seed, not the training's.
         protocol: hash of the protocol.
@@ -43,8 +44,9 @@ class Row:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What the number is of: everything but the value and the time."""
-        return tuple(getattr(self, name) for name in COLUMNS if name not in ("value", "seconds_per_image"))
+        """What the number is of: everything but the value and the time. Controls do not depend on the model."""
+        names = _CONTROL_KEY if self.control is not None else _KEY
+        return tuple(getattr(self, name) for name in names)
 
     @property
     def control(self) -> str | None:
@@ -53,6 +55,8 @@ class Row:
 
 
 COLUMNS = tuple(entry.name for entry in fields(Row))
+_KEY = tuple(name for name in COLUMNS if name not in ("value", "seconds_per_image"))
+_CONTROL_KEY = ("sampler", "metric", "n", "seed", "protocol")
 _TEXT = tuple(entry.name for entry in fields(Row) if entry.type == "str")
 
 

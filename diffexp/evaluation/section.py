@@ -8,7 +8,7 @@ from typing import Any
 from diffexp.evaluation.markdown import table, text_table
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import Row
-from diffexp.evaluation.table import Summary, spell, spell_spread
+from diffexp.evaluation.table import Summary, spell, spell_range, spell_spread
 
 _MEANING = {
     "real": "held-out images: the floor, what a perfect model scores at this n; lower means copies",
@@ -65,7 +65,9 @@ def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summar
         text += f" Best: **{spell_spread(best)}** with {best.label} at NFE {best.nfe}."
     floor = next((control for control in controls if control.label == "real"), None)
     if floor is not None:
-        text += f" The floor is **{spell_spread(floor)}**: as many held-out real images."
+        around = spell_range(floor)
+        draws = f" (mean of {len(floor.values)} draws that share images, {around})" if around else ""
+        text += f" The floor is **{spell(floor.mean)}**{draws}: as many held-out real images."
     return text
 
 
@@ -81,10 +83,18 @@ def _matrix(arms: Sequence[Summary]) -> str:
 
 
 def _details(arms: Sequence[Summary]) -> str:
-    body = [[arm.label, arm.grid, str(arm.nfe), *_statistics(arm)] for arm in arms]
-    header = ["sampler", "grid", "NFE", "mean", "std", "minimum", "ms per image"]
+    body = [[arm.label, str(arm.nfe), *_statistics(arm)] for arm in arms]
+    header = ["sampler", "NFE", "mean", "std", "minimum", "ms per image"]
     note = "Papers often print the minimum of several seeds; compare it only with such. Times are of sampling alone."
-    return f"### All budgets\n\n{table(header, body)}\n\n{note}"
+    return f"### All budgets\n\n{table(header, body)}\n\n{_settings(arms)} {note}"
+
+
+def _settings(arms: Sequence[Summary]) -> str:
+    """Samplers and grids with all their settings, grid by grid."""
+    grids: dict[str, list[str]] = {}
+    for arm in arms:
+        grids.setdefault(arm.grid, []).append(f"`{arm.sampler}`")
+    return "Settings: " + "; ".join(f"{', '.join(dict.fromkeys(on))} on `{grid}`" for grid, on in grids.items()) + "."
 
 
 def _statistics(arm: Summary) -> list[str]:
@@ -95,8 +105,14 @@ def _statistics(arm: Summary) -> list[str]:
 
 
 def _controls(controls: Sequence[Summary]) -> str:
-    body = [[c.label, spell_spread(c), spell(c.minimum), _MEANING.get(c.label, "")] for c in controls]
-    return text_table(["control", "distance", "minimum", "what it is"], body)
+    body = [[c.label, spell_spread(c), spell_range(c) or "–", _MEANING.get(c.label, "")] for c in controls]
+    parts = [text_table(["control", "distance", "range", "what it is"], body)]
+    if any(c.label == "real" and len(c.values) > 1 for c in controls):
+        parts.append(
+            "The seeds of `real` draw from one and the same set of held-out images and share many or all of them: "
+            "their range is a lower bound of how uncertain the floor is, so no ± is given."
+        )
+    return "\n\n".join(parts)
 
 
 def _protocol(protocol: Protocol) -> str:
@@ -121,27 +137,39 @@ def samples(pictures: Sequence[str]) -> str:
     return "\n\n".join(["## Samples", intro, *images])
 
 
-def provenance(provenances: Mapping[str, Provenance], rows: Sequence[Row]) -> str:
+def provenance(provenances: Sequence[Provenance], rows: Sequence[Row]) -> str:
     """Where the numbers come from, for each checkpoint with rows; empty where nothing is on record."""
-    wanted = {row.checkpoint for row in rows} or set(provenances)
-    found = [entry for name, entry in provenances.items() if name in wanted]
+    wanted = {row.checkpoint for row in rows}
+    found: dict[str, list[Provenance]] = {}
+    for entry in provenances:
+        if not wanted or entry.checkpoint in wanted:
+            found.setdefault(entry.checkpoint, []).append(entry)
     if not found:
         return ""
-    return "\n\n".join(["## Provenance", *(_origin(entry) for entry in found)])
+    return "\n\n".join(["## Provenance", *(_origin(entries) for entries in found.values())])
 
 
-def _origin(entry: Provenance) -> str:
+def _origin(entries: Sequence[Provenance]) -> str:
+    """The table of one checkpoint; where several evaluations differ, all that was said."""
+    columns = [_facts(entry) for entry in entries]
+    body = [[name, "; then ".join(dict.fromkeys(column[name] for column in columns))] for name in columns[0]]
+    text = text_table(["", ""], body)
+    if len(entries) > 1:
+        text += f"\n\nThe rows of this checkpoint come from {len(entries)} evaluations under different conditions."
+    return text
+
+
+def _facts(entry: Provenance) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
-    body = [
-        ["checkpoint", f"`{entry.checkpoint}`"],
-        ["EMA", entry.ema],
-        ["model", f"process {entry.process}, prediction {entry.prediction}, network {entry.network}"],
-        ["training seed", "–" if entry.training_seed is None else str(entry.training_seed)],
-        ["commit", f"`{entry.commit}`" if entry.commit else "unknown"],
-        ["device, precision", f"{entry.device}, {entry.precision}"],
-        ["versions", versions or "unknown"],
-    ]
-    return text_table(["", ""], body)
+    return {
+        "checkpoint": f"`{entry.checkpoint}`",
+        "EMA": entry.ema,
+        "model": f"process {entry.process}, prediction {entry.prediction}, network {entry.network}",
+        "training seed": "–" if entry.training_seed is None else str(entry.training_seed),
+        "commit": f"`{entry.commit}`" if entry.commit else "unknown",
+        "device, precision": f"{entry.device}, {entry.precision}",
+        "versions": versions or "unknown",
+    }
 
 
 def reproduce(config: Mapping[str, Any]) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from diffexp.core.errors import ConfigError, nearest
+from diffexp.core.image import Quantise
 from diffexp.evaluation.controls import CONTROLS
+from diffexp.evaluation.describe import describe_grid, describe_sampler, slug
 from diffexp.evaluation.features import Extractor
 from diffexp.sampler.loop import Sampler
 
@@ -32,6 +34,7 @@ class EvaluationSettings:
         arms: the recipe's samplers with their budgets; built by `build_arms`.
         ema: which EMA profile is sampled from; None: the first.
         grid_images: images in a row of the picture grids.
+        again: measure also what the run folder holds already; else only what is missing.
 
     Raises:
         ConfigError: for a value out of range.
@@ -43,14 +46,15 @@ class EvaluationSettings:
         seeds: list[int],
         batch_size: int = 256,
         extractor: Extractor | None = None,
-        quantise: Literal["round", "truncate"] = "round",
+        quantise: Quantise = "round",
         controls: list[str] | None = None,
         nfe: list[int] | None = None,
-        nfe_policy: Literal["exact", "below"] = "exact",
+        nfe_policy: Policy = "exact",
         only: str | None = None,
         arms: dict[str, Any] | None = None,
         ema: str | None = None,
         grid_images: int = 10,
+        again: bool = False,
     ) -> None:
         if n < 2:
             raise ConfigError(f"evaluation.n={n}: a distance needs at least 2 images")
@@ -70,10 +74,11 @@ class EvaluationSettings:
         self.quantise = quantise
         self.controls = list(dict.fromkeys(controls or ()))
         self.nfe = nfe
-        self.nfe_policy: Policy = nfe_policy
+        self.nfe_policy = nfe_policy
         self.only = only
         self.ema = ema
         self.grid_images = grid_images
+        self.again = again
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,16 @@ class Arm:
     def name(self) -> str:
         """The sampler's name."""
         return self.sampler.name
+
+    @property
+    def label(self) -> str:
+        """The sampler with its settings, as in the results' column `sampler`."""
+        return describe_sampler(self.sampler)
+
+    @property
+    def grid(self) -> str:
+        """The grid with its settings, as in the results' column `grid`."""
+        return describe_grid(self.sampler.grid)
 
     def feasible(self, policy: Policy) -> list[int]:
         """The budgets that will be run, in order and without repeats; ConfigError names one that cannot be met."""
@@ -125,7 +140,31 @@ def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make) 
     arms = [_arm(name, entry, node.get("nfe"), make) for name, entry in nodes.items()]
     for arm in arms:
         arm.feasible(node.get("nfe_policy", "exact"))
+    _require_distinct(list(nodes), arms)
     return arms
+
+
+def file_stems(arms: list[Arm]) -> dict[str, Arm]:
+    """The arms by names for files: the sampler with its settings, and its grid where that alone tells two apart."""
+    stems: dict[str, Arm] = {}
+    labels = [slug(arm.label) for arm in arms]
+    for place, arm in enumerate(arms):
+        alone = labels.count(labels[place]) == 1
+        stem = labels[place] if alone else slug(f"{arm.label} {arm.grid}")
+        stems[stem if stem not in stems else f"{stem}_{place}"] = arm
+    return stems
+
+
+def _require_distinct(names: list[str], arms: list[Arm]) -> None:
+    """Two arms that would share the rows of the results are a mistake."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, arm in zip(names, arms, strict=True):
+        other = seen.setdefault((arm.label, arm.grid), name)
+        if other != name:
+            raise ConfigError(
+                f"evaluation.arms.{name}: the same as arm '{other}' ({arm.label} on {arm.grid}); change a setting, or "
+                f"its name with evaluation.arms.{name}.name={name}"
+            )
 
 
 def _alone(only: str, nodes: Mapping[str, Any], sampler: Mapping[str, Any]) -> dict[str, Any]:

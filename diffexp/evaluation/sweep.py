@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from diffexp.core.errors import ConfigError, SamplingError
+from diffexp.core.errors import ConfigError
 from diffexp.dataset.split import Dataset, Split
 from diffexp.evaluation.controls import check_floor, control_batches
-from diffexp.evaluation.features import Extractor, check_shape
-from diffexp.evaluation.frechet import FrechetMoments, Gaussian, frechet_distance
+from diffexp.evaluation.features import check_shape
 from diffexp.evaluation.generate import Conditioner, generate
+from diffexp.evaluation.meter import Meter
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import CONTROL_PREFIX, Row
-from diffexp.evaluation.settings import Arm, EvaluationSettings
+from diffexp.evaluation.settings import Arm, EvaluationSettings, file_stems
 from diffexp.prediction.denoiser import Denoiser
 
 log = logging.getLogger("diffexp")
@@ -31,50 +33,34 @@ class Evaluation:
     """What a sweep found.
 
     Attributes:
-        rows: one for each (arm, NFE, seed) and (control, seed); empty without an extractor.
+        provenance: where the rows come from.
         protocol: how they were measured; None without an extractor.
-        provenance: where they come from.
-        grids: sampler -> counted NFE -> the first images of the first seed, uint8 (k, C, H, W).
-        real: as many held-out images.
+        rows: those that were measured now, one for each (arm, NFE, seed) and (control, seed); none without an
+            extractor.
+        kept: rows of the same kind that were known before.
+        grids: one for each arm, by names for files.
+        real: as many held-out images as a row of a grid has.
     """
 
     provenance: Provenance
     protocol: Protocol | None = None
     rows: list[Row] = field(default_factory=list)
-    grids: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    kept: list[Row] = field(default_factory=list)
+    grids: dict[str, Pictures] = field(default_factory=dict)
     real: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class _Meter:
-    """Measures the distance of a set of images from the reference."""
+class Pictures:
+    """The first images of the first seed.
 
-    extractor: Extractor
-    reference: Gaussian
-    shift: Tensor
-    device: torch.device
+    Attributes:
+        title: sampler and grid with their settings.
+        rows: counted NFE -> uint8 (k, C, H, W).
+    """
 
-    @classmethod
-    def on(cls, split: Split, extractor: Extractor, batch_size: int, device: torch.device) -> _Meter:
-        extractor.to(device)
-        parts = torch.arange(len(split)).split(batch_size)
-        shift = extractor(split.images(parts[0]).to(device)).double().mean(0)
-        reference = _moments((split.images(part) for part in parts), extractor, shift, device)
-        return cls(extractor, reference, shift, device)
-
-    def distance(self, batches: Iterable[Tensor], n: int) -> float:
-        """Frechet distance of the n images in uint8 `batches`; SamplingError when they are not n."""
-        found = _moments(batches, self.extractor, self.shift, self.device)
-        if found.count != n:
-            raise SamplingError(f"the distance was to be over {n} images, {found.count} came")
-        return frechet_distance(found.mean, found.covariance, self.reference.mean, self.reference.covariance)
-
-
-def _moments(batches: Iterable[Tensor], extractor: Extractor, shift: Tensor, device: torch.device) -> Gaussian:
-    moments = FrechetMoments(extractor.dim, shift).to(device)
-    for images in batches:
-        moments.update(extractor(images.to(device)))
-    return moments.compute()
+    title: str
+    rows: dict[int, Tensor] = field(default_factory=dict)
 
 
 def check(arms: list[Arm], denoiser: Denoiser, dataset: Dataset, settings: EvaluationSettings) -> None:
@@ -125,8 +111,12 @@ def evaluate(
     conditioner: Conditioner | None = None,
     device: torch.device | str = "cpu",
     on_batch: Callable[[int], None] | None = None,
+    known: Iterable[Row] = (),
+    on_row: Callable[[Evaluation, Row], None] | None = None,
 ) -> Evaluation:
     """Evaluate all arms at all budgets and seeds, and the controls; one pass over the images of each, nothing written.
+
+    What is among the known rows is not measured again; only the first images, for the picture grids, are.
 
     Args:
         denoiser: the model, in evaluation mode, on `device`.
@@ -134,23 +124,29 @@ def evaluate(
         provenance: names the rows.
         conditioner: labels or other conditions.
         on_batch: called with the number of images after each batch (progress, signals).
+        known: rows of earlier evaluations, of whatever arms and protocols.
+        on_row: called with the evaluation so far and its newest row, to save it.
 
     Raises:
         ConfigError: from `check`.
-        SamplingError: when a sampler used another number of evaluations than it declared.
+        SamplingError: when a sampler used another number of evaluations than it declared, or gave images that are not
+            finite.
     """
     check(arms, denoiser, dataset, settings)
-    run = _Run(denoiser, dataset, settings, conditioner, torch.device(device), on_batch)
     found = Evaluation(provenance, protocol_of(dataset, settings))
-    meter = None
+    rows = {row.key: row for row in known}
+    run = _Run(found, denoiser, dataset, settings, conditioner, torch.device(device), on_batch, rows, on_row)
     if settings.extractor is not None:
-        meter = _Meter.on(dataset.split(REFERENCE_SPLIT), settings.extractor, settings.batch_size, run.device)
         for name in settings.controls:
-            _add_control(found, name, run, meter)
-    run.warm_up(arms[0])
-    for arm in arms:
+            _add_control(name, run)
+    for stem, arm in file_stems(arms).items():
+        pictures = Pictures(f"{arm.label} on {arm.grid}")
         for nfe in arm.feasible(settings.nfe_policy):
-            _add_arm(found, arm, nfe, run, meter)
+            images = _add_arm(arm, nfe, run)
+            if len(images):
+                pictures.rows[nfe] = images
+        if pictures.rows:
+            found.grids[stem] = pictures
     found.real = _spread(dataset.split(HELD_OUT_SPLIT), settings.grid_images)
     return found
 
@@ -172,12 +168,35 @@ class _Tape:
 class _Run:
     """What all arms of one evaluation share."""
 
+    found: Evaluation
     denoiser: Denoiser
     dataset: Dataset
     settings: EvaluationSettings
     conditioner: Conditioner | None
     device: torch.device
     on_batch: Callable[[int], None] | None
+    known: Mapping[tuple[object, ...], Row]
+    on_row: Callable[[Evaluation, Row], None] | None
+    warm: bool = False
+
+    @cached_property
+    def meter(self) -> Meter:
+        """Made for the first distance only: it takes the features of the whole reference."""
+        split, settings = self.dataset.split(REFERENCE_SPLIT), self.settings
+        return Meter.on(split, settings.extractor, settings.batch_size, self.device)
+
+    def keep(self, row: Row) -> Row | None:
+        """The known row of the same key, noted as kept; None where it has to be measured."""
+        old = self.known.get(row.key)
+        if old is not None:
+            self.found.kept.append(old)
+        return old
+
+    def add(self, row: Row) -> None:
+        """Note a new row and hand it on."""
+        self.found.rows.append(row)
+        if self.on_row is not None:
+            self.on_row(self.found, row)
 
     def batches(self, arm: Arm, nfe: int, seed: int, n: int, tape: _Tape) -> Iterator[Tensor]:
         """The images 0 .. n-1 of a seed, recorded on the tape."""
@@ -194,10 +213,18 @@ class _Run:
             if self.on_batch is not None:
                 self.on_batch(len(batch.images))
 
-    def warm_up(self, arm: Arm) -> None:
-        """One batch that is not timed: first calls load kernels and tune convolutions."""
-        nfe = min(arm.feasible(self.settings.nfe_policy))
-        _drain(self.batches(arm, nfe, self.settings.seeds[0], min(self.settings.batch_size, self.settings.n), _Tape()))
+    def warm_up(self, arm: Arm, nfe: int) -> None:
+        """Before the first timing, one batch that is not timed: first calls load kernels."""
+        if not self.warm:
+            n = min(self.settings.batch_size, self.settings.n)
+            _drain(self.batches(arm, nfe, self.settings.seeds[0], n, _Tape()))
+            self.warm = True
+
+    def first_images(self, arm: Arm, nfe: int) -> list[Tensor]:
+        """Images for the picture grid when no distance is measured, or it is known."""
+        tape = _Tape()
+        _drain(self.batches(arm, nfe, self.settings.seeds[0], self.settings.grid_images, tape))
+        return tape.images
 
 
 def _drain(batches: Iterable[Tensor]) -> None:
@@ -205,42 +232,50 @@ def _drain(batches: Iterable[Tensor]) -> None:
         pass
 
 
-def _add_arm(found: Evaluation, arm: Arm, nfe: int, run: _Run, meter: _Meter | None) -> None:
-    """Generate and measure one sampler at one budget, for all seeds."""
-    values = []
-    for seed in run.settings.seeds:
-        tape = _Tape()
-        batches = run.batches(arm, nfe, seed, run.settings.n, tape)
-        if meter is None:
-            _drain(batches)
-        else:
-            values.append(meter.distance(batches, run.settings.n))
-            seconds = tape.seconds / run.settings.n
-            found.rows.append(_row(found, arm.name, arm.sampler.grid.name, nfe, values[-1], seed, seconds))
-        if tape.images and seed == run.settings.seeds[0]:
-            found.grids.setdefault(arm.name, {})[nfe] = torch.cat(tape.images)
-    log.info("%s", _line(f"{arm.name} at NFE {nfe}", values))
+def _add_arm(arm: Arm, nfe: int, run: _Run) -> Tensor:
+    """Measure one sampler at one budget, for all seeds; return the first images of the first seed (maybe none)."""
+    settings, values, tapes = run.settings, [], {}
+    for seed in settings.seeds if settings.extractor is not None else ():
+        blank = _row(run.found, arm.label, arm.grid, nfe, seed)
+        row = run.keep(blank)
+        if row is None:
+            run.warm_up(arm, nfe)
+            tapes[seed] = tape = _Tape()
+            value = run.meter.distance(run.batches(arm, nfe, seed, settings.n, tape), settings.n)
+            row = replace(blank, value=value, seconds_per_image=tape.seconds / settings.n)
+            run.add(row)
+        values.append(row.value)
+    first = settings.seeds[0]
+    images = tapes[first].images if first in tapes else run.first_images(arm, nfe)
+    log.info("%s", _line(f"{arm.name} at NFE {nfe}", values, len(tapes)))
+    return torch.cat(images) if images else torch.empty(0)
 
 
-def _add_control(found: Evaluation, name: str, run: _Run, meter: _Meter) -> None:
+def _add_control(name: str, run: _Run) -> None:
     """Measure one control, for all seeds."""
-    settings = run.settings
-    train, held_out = run.dataset.split(REFERENCE_SPLIT), run.dataset.split(HELD_OUT_SPLIT)
-    values = []
+    settings, values, measured = run.settings, [], 0
+    splits = run.dataset.split(REFERENCE_SPLIT), run.dataset.split(HELD_OUT_SPLIT)
     for seed in settings.seeds:
-        batches = control_batches(name, train, held_out, settings.n, seed, settings.batch_size, settings.quantise)
-        values.append(meter.distance(batches, settings.n))
-        found.rows.append(_row(found, CONTROL_PREFIX + name, "", None, values[-1], seed, None))
-    log.info("%s", _line(f"control {name}", values))
+        blank = _row(run.found, CONTROL_PREFIX + name, "", None, seed)
+        row = run.keep(blank)
+        if row is None:
+            batches = control_batches(name, *splits, settings.n, seed, settings.batch_size, settings.quantise)
+            row = replace(blank, value=run.meter.distance(batches, settings.n))
+            run.add(row)
+            measured += 1
+        values.append(row.value)
+    log.info("%s", _line(f"control {name}", values, measured))
 
 
-def _line(what: str, values: list[float]) -> str:
-    return f"{what}: " + (", ".join(f"{value:.3f}" for value in values) if values else "done")
+def _line(what: str, values: list[float], measured: int) -> str:
+    text = ", ".join(f"{value:.3f}" for value in values) or "done"
+    known = len(values) - measured
+    note = "" if known == 0 else " (known before)" if measured == 0 else f" ({known} of them known before)"
+    return f"{what}: {text}{note}"
 
 
-def _row(
-    found: Evaluation, sampler: str, grid: str, nfe: int | None, value: float, seed: int, seconds: float | None
-) -> Row:
+def _row(found: Evaluation, sampler: str, grid: str, nfe: int | None, seed: int) -> Row:
+    """A row without its value."""
     names, protocol = found.provenance, found.protocol
     return Row(
         experiment=names.experiment,
@@ -251,10 +286,9 @@ def _row(
         grid=grid,
         nfe=nfe,
         metric=protocol.metric,
-        value=value,
+        value=math.nan,
         n=protocol.n,
         seed=seed,
         protocol=protocol.hash,
         checkpoint=names.checkpoint,
-        seconds_per_image=seconds,
     )

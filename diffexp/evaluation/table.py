@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from diffexp.core.errors import DiffexpError
+from diffexp.evaluation.describe import shorten
 from diffexp.evaluation.protocol import Protocol
 from diffexp.evaluation.results import Row
 
-_SERIES = ("experiment", "process", "prediction", "network", "grid", "checkpoint")
+_MODEL = ("experiment", "process", "prediction", "network", "checkpoint")
+_SHARED = ("real", "mean")  # controls whose seeds hold the same images, in part or all
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,22 @@ class Summary:
 
     Attributes:
         label: the sampler's or control's name, with whatever else distinguishes it in this table.
-        grid: name of the time grid, empty for controls.
+        sampler: the sampler with its settings; the control's name.
+        grid: time grid with its settings, empty for controls.
         nfe: counted network evaluations; None for controls.
         values: one value for each seed.
         seconds: mean seconds per image, or None.
+        independent: whether the seeds are draws of their own; where they share images, their standard deviation says
+            nothing of how far another set would be.
     """
 
     label: str
+    sampler: str
     grid: str
     nfe: int | None
     values: tuple[float, ...]
     seconds: float | None = None
+    independent: bool = True
 
     @property
     def mean(self) -> float:
@@ -38,13 +45,18 @@ class Summary:
 
     @property
     def spread(self) -> float | None:
-        """Sample standard deviation over the seeds; None for a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        """Sample standard deviation over the seeds; None for a single one, and for seeds that share images."""
+        return statistics.stdev(self.values) if self.independent and len(self.values) > 1 else None
 
     @property
     def minimum(self) -> float:
         """The smallest value: what papers that report the best of several runs compare."""
         return min(self.values)
+
+    @property
+    def maximum(self) -> float:
+        """The largest value."""
+        return max(self.values)
 
 
 def require_one_protocol(rows: Iterable[Row], protocols: Mapping[str, Protocol]) -> Protocol:
@@ -69,34 +81,47 @@ def require_one_protocol(rows: Iterable[Row], protocols: Mapping[str, Protocol])
 def summarise_arms(rows: Iterable[Row]) -> list[Summary]:
     """One summary for each sampler and NFE, samplers in the order of their rows, NFE ascending."""
     arms = [row for row in rows if row.control is None]
-    varying = _varying(arms)
+    label = _labels(arms)
     series: dict[str, dict[int, list[Row]]] = {}
     for row in arms:
-        series.setdefault(_label(row, varying), {}).setdefault(row.nfe or 0, []).append(row)
+        series.setdefault(label(row), {}).setdefault(row.nfe or 0, []).append(row)
     return [
-        Summary(label, group[0].grid, nfe, tuple(row.value for row in group), _mean_seconds(group))
-        for label, budgets in series.items()
+        Summary(name, group[0].sampler, group[0].grid, nfe, tuple(row.value for row in group), _mean_seconds(group))
+        for name, budgets in series.items()
         for nfe, group in sorted(budgets.items())
     ]
 
 
 def summarise_controls(rows: Iterable[Row]) -> list[Summary]:
-    """One summary for each control; a control does not depend on the model, so the last row of a seed stands."""
+    """One summary for each control. Results hold one row for each seed: a control does not depend on the model."""
     values: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.control is not None:
             values.setdefault(row.control, {})[row.seed] = row.value
-    return [Summary(name, "", None, tuple(by_seed.values())) for name, by_seed in values.items()]
+    return [
+        Summary(name, name, "", None, tuple(by_seed.values()), independent=name not in _SHARED)
+        for name, by_seed in values.items()
+    ]
 
 
-def _varying(rows: list[Row]) -> tuple[str, ...]:
-    """Columns that tell two arms of this table apart, beside the sampler's name."""
-    return tuple(name for name in _SERIES if len({getattr(row, name) for row in rows}) > 1)
+def _labels(rows: list[Row]) -> Callable[[Row], str]:
+    """What to call an arm of this table: the sampler, its grid where it has several, the model where there are several.
 
+    Settings are spelled out as far as they tell two arms apart.
+    """
+    samplers = shorten(row.sampler for row in rows)
+    grids: dict[str, list[str]] = {}
+    for row in rows:
+        grids.setdefault(row.sampler, []).append(row.grid)
+    short = {sampler: shorten(found) for sampler, found in grids.items()}
+    model = [name for name in _MODEL if len({getattr(row, name) for row in rows}) > 1]
 
-def _label(row: Row, varying: tuple[str, ...]) -> str:
-    extra = ", ".join(str(getattr(row, name)) for name in varying)
-    return f"{row.sampler} ({extra})" if extra else row.sampler
+    def label(row: Row) -> str:
+        grid = [short[row.sampler][row.grid]] if len(short[row.sampler]) > 1 else []
+        extra = ", ".join([*grid, *(getattr(row, name) for name in model)])
+        return f"{samplers[row.sampler]} ({extra})" if extra else samplers[row.sampler]
+
+    return label
 
 
 def _mean_seconds(rows: list[Row]) -> float | None:
@@ -110,5 +135,10 @@ def spell(value: float) -> str:
 
 
 def spell_spread(summary: Summary) -> str:
-    """Mean and spread as text, e.g. ``13.21 ± 0.25``."""
+    """Mean and spread as text, e.g. ``13.21 ± 0.25``; the mean alone where the seeds tell no spread."""
     return spell(summary.mean) if summary.spread is None else f"{spell(summary.mean)} ± {spell(summary.spread)}"
+
+
+def spell_range(summary: Summary) -> str:
+    """Smallest and largest value as text, e.g. ``13.02 to 13.51``; empty where all are equal."""
+    return f"{spell(summary.minimum)} to {spell(summary.maximum)}" if summary.maximum > summary.minimum else ""

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffexp.core.files import write_bytes_atomic
 from diffexp.evaluation.generate import generate
 from diffexp.evaluation.grid import draw_grid
-from diffexp.evaluation.settings import EvaluationSettings
+from diffexp.evaluation.settings import EvaluationSettings, file_stems
 from diffexp.launch.signals import StopRequest
 from diffexp.sampler.loop import Sampler
 from diffexp.tasks import console
@@ -32,19 +32,19 @@ def main(config: Config) -> None:
     that evaluators of images read) and a PNG of the first hundred.
     """
     parts = build(config)
-    plan = plan_evaluation(config, parts)
     restored = open_checkpoint(config)
+    plan = plan_evaluation(config, parts, restored)
     with open_folder(config, restored, resume=False) as folder, StopRequest() as stop:
         target = folder.path / "samples"
         target.mkdir(exist_ok=True)
         draw = _generator(config, parts, plan.settings, restored, stop)
-        for arm in plan.arms:
+        for stem, arm in file_stems(plan.arms).items():
             for nfe in arm.feasible(plan.settings.nfe_policy):
                 images = draw(arm.sampler, nfe)
-                name = f"{arm.name}_nfe{nfe}_seed{plan.settings.seeds[0]}"
+                name = f"{stem}_nfe{nfe}_seed{plan.settings.seeds[0]}"
                 _write_arrays(images, target / f"{name}.npz")
                 shown = [("", part) for part in images[:_SHOWN].split(_COLUMNS)]
-                draw_grid(shown, target / f"{name}.png", title=f"{config['recipe']}, {arm.name}, NFE {nfe}")
+                draw_grid(shown, target / f"{name}.png", title=f"{config['recipe']}, {arm.label}, NFE {nfe}")
                 console.say(f"samples: {target / name}.png, .npz")
 
 

@@ -11,13 +11,14 @@ from PIL import Image
 from diffexp.core.errors import DiffexpError
 from diffexp.evaluation.grid import draw_grid
 from diffexp.evaluation.markdown import table
-from diffexp.evaluation.protocol import write_protocol
+from diffexp.evaluation.plot import draw_distance
+from diffexp.evaluation.protocol import write_protocol, write_provenance
 from diffexp.evaluation.published import incomparable
-from diffexp.evaluation.record import save_evaluation
+from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import read_rows, write_rows
 from diffexp.evaluation.sweep import evaluate
-from diffexp.evaluation.table import spell_spread, summarise_arms
+from diffexp.evaluation.table import Summary, spell_spread, summarise_arms, summarise_controls
 
 CONFIG = """
 recipe: toy_recipe
@@ -99,6 +100,43 @@ def test_evaluating_again_adds_no_duplicates(folder, found):
     assert len(read_rows(folder / "results.csv")) == count == 4 * 2 + 3 * 2
 
 
+def test_rows_that_are_saved_one_by_one_make_the_same_report(folder, found, tmp_path_factory):
+    text = write_report(folder).read_text(encoding="utf-8")
+    other = tmp_path_factory.mktemp("rows")
+    for row in found.rows:
+        save_row(other, found, row)
+    assert (other / "results.csv").read_bytes() == (folder / "results.csv").read_bytes()
+    assert "distance.png" in write_report(other).read_text(encoding="utf-8"), "a stopped evaluation can be reported"
+    (other / "config.yaml").write_text(CONFIG)
+    save_evaluation(other, found)
+    assert write_report(other).read_text(encoding="utf-8") == text
+
+
+def test_the_floor_has_a_range_and_no_standard_deviation(folder, found):
+    text = write_report(folder).read_text(encoding="utf-8")
+    (floor,) = [control for control in summarise_controls(found.rows) if control.label == "real"]
+    values = f"{floor.minimum:.2f} to {floor.maximum:.2f}"
+    assert f"The floor is **{floor.mean:.2f}** (mean of 2 draws that share images, {values})" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| real ")]
+    assert f"| {floor.mean:.2f} | {values} |" in line
+    assert "±" not in line
+    assert "Settings: `ddim`, `heun` on `uniform(t_end=0.001,last=state)`." in text
+    assert "share many or all of them: their range is a lower bound" in text
+
+
+def test_what_two_evaluations_of_a_checkpoint_ran_on_is_all_said(folder, found):
+    write_provenance(folder, replace(found.provenance, commit="def5678"))
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "| commit | `abc1234`; then `def5678` |" in text
+    assert text.count("`step_7@ema_0.9` |") == 1
+
+
+def test_a_damaged_configuration_is_named(folder):
+    (folder / "config.yaml").write_text("- a\n- list\n")
+    with pytest.raises(DiffexpError, match=r"config\.yaml: a mapping is needed"):
+        write_report(folder)
+
+
 def test_rows_without_their_protocol_are_refused(folder):
     (folder / "protocol.json").unlink()
     with pytest.raises(DiffexpError, match=r"not on record in protocol\.json"):
@@ -144,3 +182,11 @@ def test_grid_shows_each_pixel_as_a_square(tmp_path):
         np.testing.assert_array_equal(pixels[12:68, 72:128], expected[1])
         assert pixels.shape == (80, 140, 3)
         assert (pixels[:, 68:72] == 255).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_notes_of_any_length_leave_room_for_the_curves(tmp_path, found):
+    controls = [Summary(f"a_control_with_a_long_name_{i}", "", "", None, (1.0, 2.0)) for i in range(6)]
+    draw_distance(summarise_arms(found.rows), controls, found.protocol, tmp_path / "plot")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.size == (960, 630)

@@ -23,6 +23,16 @@ def test_rows_come_back_bit_for_bit(tmp_path):
     assert (ROW.control, control.control) == (None, "real")
 
 
+def test_controls_do_not_depend_on_the_model_and_samples_do():
+    control = replace(ROW, sampler="control:real", grid="", nfe=None)
+    changes = [{"checkpoint": "step_8"}, {"network": "x"}, {"process": "x"}, {"prediction": "x"}, {"experiment": "x"}]
+    for change in changes:
+        assert replace(control, **change).key == control.key
+        assert replace(ROW, **change).key != ROW.key
+    for change in ({"seed": 1}, {"protocol": "x"}, {"n": 5}):
+        assert replace(control, **change).key != control.key
+
+
 def test_a_repeated_measurement_replaces_and_others_are_added(tmp_path):
     path = tmp_path / "results.csv"
     other = replace(ROW, seed=1)

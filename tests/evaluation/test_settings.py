@@ -3,7 +3,9 @@
 import pytest
 
 from diffexp.core.errors import ConfigError
-from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings
+from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings, file_stems
+from diffexp.sampler.linear import DDIM as Stepper
+from diffexp.sampler.loop import Sampler
 
 DDIM = {"_target_": "ddim", "name": "ddim", "clip": False}
 HEUN = {"_target_": "heun", "name": "heun", "clip": False}
@@ -65,6 +67,21 @@ def test_mistakes_are_one_line(make, changes, message):
         build_arms({**NODE, **changes}, DDIM, make)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_two_arms_that_are_one_are_refused(make):
+    twice = {**NODE, "arms": {"ddim": {**DDIM, "nfe": [5]}, "mine": {**DDIM, "nfe": [5]}}}
+    with pytest.raises(ConfigError, match=r"evaluation\.arms\.mine: the same as arm 'ddim' \(ddim on uniform") as error:
+        build_arms(twice, DDIM, make)
+    assert "evaluation.arms.mine.name=mine" in str(error.value)
+
+
+def test_file_names_tell_arms_apart(samplers):
+    clipped = Sampler("ddim", Stepper(), samplers["ddim"].grid, clip=True)
+    odd = Sampler("ddim_clip", Stepper(), samplers["ddim"].grid)
+    arms = [Arm(samplers["ddim"], (2,)), Arm(samplers["heun"], (3,)), Arm(clipped, (2,))]
+    assert list(file_stems(arms)) == ["ddim", "heun", "ddim_clip"]
+    assert list(file_stems([*arms, odd_arm := Arm(odd, (2,))]).values()) == [*arms, odd_arm]
 
 
 def test_policy_below_lowers_budgets(samplers):

@@ -13,6 +13,9 @@ from diffexp.evaluation.frechet import frechet_distance
 from diffexp.evaluation.generate import generate
 from diffexp.evaluation.settings import Arm
 from diffexp.evaluation.sweep import check, evaluate
+from diffexp.sampler.grid import Power
+from diffexp.sampler.linear import DDIM
+from diffexp.sampler.loop import Sampler
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def found(arms, denoiser, dataset, settings, provenance):
 def test_one_row_for_each_arm_budget_and_seed(found):
     arms = [(row.sampler, row.grid, row.nfe, row.seed) for row in found.rows if row.control is None]
     budgets = [("ddim", 2), ("ddim", 6), ("heun", 3), ("heun", 5)]
-    assert arms == [(name, "uniform", nfe, seed) for name, nfe in budgets for seed in (0, 1)]
+    assert arms == [(name, "uniform(t_end=0.001,last=state)", nfe, seed) for name, nfe in budgets for seed in (0, 1)]
     controls = [(row.control, row.grid, row.nfe, row.seed, row.seconds_per_image) for row in found.rows if row.control]
     assert controls == [(name, "", None, seed, None) for name in ("real", "noise", "mean") for seed in (0, 1)]
     assert {row.protocol for row in found.rows} == {found.protocol.hash}
@@ -73,8 +76,8 @@ def test_protocol_states_what_was_measured(found, dataset):
 
 def test_grids_hold_the_first_images_of_the_first_seed(found, samplers, denoiser, dataset):
     expected = next(generate(samplers["heun"], denoiser, dataset.shape, range(4), 0, 5, 4)).images
-    assert torch.equal(found.grids["heun"][5], expected)
-    assert {name: list(grid) for name, grid in found.grids.items()} == {"ddim": [2, 6], "heun": [3, 5]}
+    assert torch.equal(found.grids["heun"].rows[5], expected)
+    assert {name: list(grid.rows) for name, grid in found.grids.items()} == {"ddim": [2, 6], "heun": [3, 5]}
     held_out = dataset.split("test")
     last = len(held_out) - 1
     assert torch.equal(found.real, held_out.images([0, last // 3, 2 * last // 3, last]))
@@ -91,7 +94,7 @@ def test_without_an_extractor_there_are_pictures_only(arms, denoiser, dataset, s
     settings.n = 8
     found = evaluate(arms, denoiser, dataset, settings, provenance)
     assert (found.rows, found.protocol) == ([], None)
-    assert found.grids["ddim"][6].shape == (4, 1, 8, 8)
+    assert found.grids["ddim"].rows[6].shape == (4, 1, 8, 8)
 
 
 def test_refusals_come_before_anything_is_generated(arms, denoiser, dataset, settings, samplers, provenance):
@@ -122,3 +125,86 @@ def test_the_floor_of_all_held_out_images_is_the_distance_of_the_splits(arms, de
     floor = [row.value for row in rows if row.control == "real"]
     assert floor == pytest.approx([expected, expected], rel=1e-9)
     assert expected > 0.1
+
+
+def _keys(rows):
+    return [(row.sampler, row.nfe, row.seed) for row in rows]
+
+
+def test_known_rows_are_not_measured_again(found, arms, denoiser, dataset, settings, provenance):
+    denoiser.evaluations = 0
+    again = evaluate(arms, denoiser, dataset, settings, provenance, known=found.rows)
+    assert (again.rows, again.kept) == ([], found.rows)
+    assert denoiser.evaluations == 4 * (2 + 6 + 3 + 5), "only the first images of each budget"
+    for name, pictures in found.grids.items():
+        for nfe, images in pictures.rows.items():
+            assert torch.equal(again.grids[name].rows[nfe], images)
+
+
+def test_an_evaluation_goes_on_where_it_stopped(found, arms, denoiser, dataset, settings, provenance):
+    """Rows come one by one; those that were saved before the stop and those after make the whole."""
+    saved = []
+
+    def stop_after_nine(so_far, row):
+        assert so_far.rows[-1] is row
+        saved.append(row)
+        if len(saved) == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(arms, denoiser, dataset, settings, provenance, on_row=stop_after_nine)
+    assert _keys(saved)[6:] == [("ddim", 2, 0), ("ddim", 2, 1), ("ddim", 6, 0)]
+    rest = evaluate(arms, denoiser, dataset, settings, provenance, known=saved)
+    assert _keys(rest.rows) == [("ddim", 6, 1), ("heun", 3, 0), ("heun", 3, 1), ("heun", 5, 0), ("heun", 5, 1)]
+    assert [(row.key, row.value) for row in saved + rest.rows] == [(row.key, row.value) for row in found.rows]
+    assert torch.equal(rest.grids["ddim"].rows[6], found.grids["ddim"].rows[6])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda given: setattr(given["arms"][0].sampler, "clip", True),
+        lambda given: setattr(given["arms"][0].sampler, "grid", Power(p=3.0, t_end=1e-3)),
+        lambda given: setattr(given["arms"][0].sampler, "grid", Power(p=2.0, t_end=1e-3)),
+        lambda given: given.update(provenance=replace(given["provenance"], checkpoint="step_8")),
+        lambda given: setattr(given["settings"], "quantise", "truncate"),
+        lambda given: setattr(given["settings"], "n", 100),
+    ],
+)
+def test_whatever_changes_a_number_is_measured_anew(change, samplers, denoiser, dataset, settings, provenance):
+    settings.controls, settings.seeds = [], [0]
+    grid = Power(p=2.0, t_end=2e-3)
+    given = {"arms": [Arm(Sampler("ddim", DDIM(), grid), (3,))], "settings": settings, "provenance": provenance}
+
+    def run(known=()):
+        return evaluate(given["arms"], denoiser, dataset, settings, given["provenance"], known=known)
+
+    first = run()
+    assert run(first.rows).rows == []
+    change(given)
+    second = run(first.rows)
+    assert len(second.rows) == 1
+    assert second.rows[0].key != first.rows[0].key
+
+
+def test_controls_of_another_checkpoint_are_kept(found, arms, denoiser, dataset, settings, provenance):
+    other = replace(provenance, checkpoint="step_8")
+    again = evaluate(arms, denoiser, dataset, settings, other, known=found.rows)
+    assert _keys(again.kept) == _keys(row for row in found.rows if row.control)
+    assert len(again.rows) == 8
+
+
+def test_arms_of_one_name_have_pictures_of_their_own(denoiser, dataset, settings, provenance, samplers):
+    settings.extractor = None
+    arms = [
+        Arm(samplers["ddim"], (2,)),
+        Arm(Sampler("ddim", DDIM(), samplers["ddim"].grid, clip=True), (2,)),
+        Arm(Sampler("ddim", DDIM(), Power(p=2.0, t_end=1e-3)), (2,)),
+    ]
+    grids = evaluate(arms, denoiser, dataset, settings, provenance).grids
+    assert list(grids) == [
+        "ddim_uniform_t_end_0.001_last_state", "ddim_clip", "ddim_power_p_2_t_end_0.001_last_state"
+    ]  # fmt: skip
+    assert grids["ddim_clip"].title == "ddim(clip) on uniform(t_end=0.001,last=state)"
+    first, _, other = (pictures.rows[2] for pictures in grids.values())
+    assert not torch.equal(first, other)

@@ -121,13 +121,15 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         device=make(config, "trainer"),
     )
     parts.objective.check(parts.process)
-    _check_time(parts)
+    _check_network(parts)
     parts.meta_denoiser()
     return parts
 
 
-def _check_time(parts: Parts) -> None:
-    """Refuse a time input of either sign for a network that takes its logarithm."""
+def _check_network(parts: Parts) -> None:
+    """Refuse what the network would ignore (labels) or cannot take (the logarithm of a time input of either sign)."""
+    if parts.data.num_classes and not getattr(parts.network, "class_conditional", True):
+        raise ConfigError("dataset.labels=true has no effect on this network: add network.class_conditional=true")
     if parts.head.time == "log_snr" and getattr(parts.network, "embedding", None) == "fourier":
         raise ConfigError("prediction.time=log_snr: a Fourier embedding takes the time's logarithm: use 999t")
 

@@ -164,3 +164,12 @@ def test_an_exported_model_samples_the_same_images(trained, tmp_path):
     assert not torch.equal(raw.sample(8, 5), model.sample(8, 5))
     with pytest.raises(ConfigError, match="no sampler 'dim' in this recipe; did you mean 'ddim'"):
         model.sample(1, 5, "dim")
+
+
+def test_a_class_conditional_run_samples_by_label(command: Command, tmp_path):
+    words = [*SMALL, "dataset.labels=true", "network.class_conditional=true", "task=train"]
+    assert command(*words).code == 0
+    model = diffexp.load("latest:gddim_vp")
+    assert model.num_classes == 10
+    zeros, nines = (model.sample(4, 5, labels=torch.full((4,), label)) for label in (0, 9))
+    assert float((zeros - nines).abs().max()) > 1e-4

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -93,6 +95,28 @@ def test_evaluating_again_does_what_is_missing(run, counted):
     assert main([*TINY, "task=evaluate", f"ckpt={run}"]) == 0
     assert _values(run) == before
     assert [(name, nfe) for name, nfe, images in counted if images == 48] == [("heun", 3)] * 2  # one warms up
+
+
+def test_a_preempted_evaluation_goes_on(run, monkeypatch):
+    """SIGTERM in the sixth batch: the rows of before are saved, and the rest makes the same numbers."""
+    before = _values(run)
+    (run / "results.csv").unlink()
+    original, calls = Sampler.sample, []
+
+    def sample(*arguments):
+        calls.append(arguments[3])
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "sample", sample)
+        assert main([*TINY, "task=evaluate", f"ckpt={run}"]) == 143
+    saved = _values(run)
+    assert len(saved) == 4 * 2 + 4  # the controls and, after the warm-up, four sets of samples
+    assert saved.items() < before.items()
+    assert main([*TINY, "task=evaluate", f"ckpt={run}"]) == 0
+    assert _values(run) == before
 
 
 def test_again_measures_everything_again(run, counted):

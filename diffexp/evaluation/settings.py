@@ -28,7 +28,7 @@ class EvaluationSettings:
         extractor: the features in which distances are measured; None: pictures only.
         quantise: how floats become bytes.
         controls: which of `real`, `noise`, `mean`, `resampled` are measured.
-        nfe: budgets for all samplers; None: each arm's own.
+        nfe: a budget or a list of budgets for all samplers; None: each arm's own.
         nfe_policy: a budget that a sampler cannot meet is refused ("exact") or lowered to the next one ("below").
         only: evaluate this sampler alone; None: all arms.
         arms: the recipe's samplers with their budgets; built by `build_arms`.
@@ -48,7 +48,7 @@ class EvaluationSettings:
         extractor: Extractor | None = None,
         quantise: Quantise = "round",
         controls: list[str] | None = None,
-        nfe: list[int] | None = None,
+        nfe: int | list[int] | None = None,
         nfe_policy: Policy = "exact",
         only: str | None = None,
         arms: dict[str, Any] | None = None,
@@ -178,6 +178,7 @@ def _alone(only: str, nodes: Mapping[str, Any], sampler: Mapping[str, Any]) -> d
 
 def _arm(name: str, node: Mapping[str, Any], common: list[int] | None, make: Make) -> Arm:
     budgets = common if common is not None else node.get("nfe")
+    budgets = [budgets] if isinstance(budgets, int) else budgets
     if not budgets:
         raise ConfigError(f"evaluation.arms.{name}: no budgets; add e.g. evaluation.nfe=[10,20]")
     if min(budgets) < 1:

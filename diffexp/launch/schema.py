@@ -207,4 +207,4 @@ def _why_missing(target: str) -> str:
 
 
 _HERE = Module("", Path(), package=False)  # the scope of the annotations that are written here: builtins only
-_NFE = ast.parse("list[int]", mode="eval").body
+_NFE = ast.parse("int | list[int]", mode="eval").body

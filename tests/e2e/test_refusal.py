@@ -25,7 +25,9 @@ def refused(command: Command, folder: Path, *words: str) -> str:
 def test_heun_at_an_even_budget(command: Command, tmp_path):
     line = refused(command, tmp_path, *SMALL, "evaluation.arms.heun.nfe=[10]")
     assert "nfe=10 is not reachable with sampler heun: choose 9 or 11" in line
-    assert "choose 9 or 11" in refused(command, tmp_path, *SMALL, "sampler=heun", "evaluation.nfe=[10]")
+    for budget in ("10", "[10]"):
+        assert "choose 9 or 11" in refused(command, tmp_path, *SMALL, "sampler=heun", f"evaluation.nfe={budget}")
+    assert "at least one evaluation" in refused(command, tmp_path, *SMALL, "evaluation.nfe=0")
 
 
 def test_a_missing_checkpoint(command: Command, tmp_path):

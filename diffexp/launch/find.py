@@ -110,12 +110,12 @@ def _latest(spec: str, recipe: str, runs: Path) -> tuple[Path, Path]:
     found = recipes(runs)
     checkpoint = newest(found[recipe]) if recipe in found else None
     if checkpoint is None:
-        hint = nearest(recipe, found) if found else _known(runs)
-        raise CheckpointError(f"ckpt={spec}: no run of '{recipe}' with a checkpoint in {runs}; {hint}")
+        hint = f"; {nearest(recipe, found)}" if found else ", nor of any other recipe"
+        raise CheckpointError(f"ckpt={spec}: no run of '{recipe}' with a checkpoint in {runs}{hint}")
     return found[recipe], checkpoint
 
 
 def _known(runs: Path) -> str:
     """Which recipes have checkpoints, as a hint."""
     found = recipes(runs)
-    return f"runs with checkpoints: {', '.join(found)}" if found else "there is none yet"
+    return f"runs with checkpoints: {', '.join(found)}" if found else f"no run in {runs} has a checkpoint yet"

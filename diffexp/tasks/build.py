@@ -138,3 +138,11 @@ def initialised_network(parts: Parts, seed: int) -> nn.Module:
     """A network whose random initialisation belongs to `seed`."""
     with random.seeded(seed, "train/init"):
         return parts.build_network()
+
+
+def torch_device(device: Device) -> torch.device:
+    """The device that a configuration means; ConfigError when it asks for a GPU that is not there."""
+    if device.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu: no GPU is visible to torch; use cpu or auto")
+    wanted = "cuda" if device.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)

@@ -24,10 +24,9 @@ from diffexp.launch.folder import versions
 from diffexp.launch.signals import StopRequest
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.tasks import console
-from diffexp.tasks.build import Config, Parts, build, make_node
+from diffexp.tasks.build import Config, Parts, build, make_node, torch_device
 from diffexp.tasks.restore import Restored, load_network, open_checkpoint
 from diffexp.tasks.train import open_folder
-from diffexp.training.settings import Device
 
 log = logging.getLogger("diffexp")
 
@@ -78,14 +77,6 @@ def _check_profile(name: str | None, profiles: Iterable[str]) -> None:
     choices = [*profiles, "none"]
     if name is not None and name not in choices:
         raise ConfigError(f"evaluation.ema={name}: there is no such average; {nearest(name, choices)}")
-
-
-def torch_device(device: Device) -> torch.device:
-    """The device that a configuration means; ConfigError when it asks for a GPU that is not there."""
-    if device.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu: no GPU is visible to torch; use cpu or auto")
-    wanted = "cuda" if device.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
 
 
 def trained_denoiser(config: Config, parts: Parts, restored: Restored) -> tuple[NetworkDenoiser, str, torch.device]:

@@ -14,7 +14,7 @@ from diffexp.launch.find import newest
 from diffexp.launch.folder import RunFolder
 from diffexp.launch.signals import StopRequest
 from diffexp.tasks import console
-from diffexp.tasks.build import Config, Parts, build, initialised_network
+from diffexp.tasks.build import Config, Parts, build, initialised_network, torch_device
 from diffexp.tasks.restore import TRAINING, Restored, open_checkpoint, require_same_data
 from diffexp.training.fit import fit
 from diffexp.training.module import DiffusionModule
@@ -24,20 +24,21 @@ log = logging.getLogger("diffexp")
 
 def main(config: Config) -> None:
     """Train in a new run folder, or on in that of `ckpt=`."""
-    parts, restored = prepare(config)
+    parts = build(config)
+    restored = prepare(config, parts)
     with open_folder(config, restored) as folder, StopRequest() as stop:
         train(config, parts, folder.path, restored, stop)
         console.say(f"checkpoint: {newest(folder.path)}")
 
 
-def prepare(config: Config) -> tuple[Parts, Restored | None]:
-    """Everything that can be refused, before any folder is made: parts, checkpoint, data."""
-    parts = build(config)
+def prepare(config: Config, parts: Parts) -> Restored | None:
+    """Refuse what can be refused before a folder is made: device, checkpoint, data; returns the resumed checkpoint."""
+    torch_device(parts.device)
     restored = None if config["ckpt"] is None else open_checkpoint(config, TRAINING)
     parts.dataset.prepare()
     if restored is not None:
         require_same_data(restored, parts.dataset.split("train").fingerprint)
-    return parts, restored
+    return restored
 
 
 def open_folder(config: Config, restored: Restored | None, resume: bool = True) -> RunFolder:

@@ -139,3 +139,10 @@ def test_a_second_device_is_not_silently_ignored(command: Command, tmp_path):
 def test_labels_that_nobody_reads(command: Command, tmp_path):
     assert "network.class_conditional=true" in refused(command, tmp_path, *SMALL, "dataset.labels=true")
     assert refused(command, tmp_path, *SMALL, "network.class_conditional=true")
+
+
+def test_a_gpu_that_is_not_there(command: Command, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for task in ("run", "train"):
+        line = refused(command, tmp_path, *SMALL, f"task={task}", "trainer.accelerator=gpu")
+        assert "no GPU is visible to torch" in line

@@ -200,7 +200,7 @@ def test_a_run_folder_without_a_checkpoint_is_enough_for_a_report(
 
 def test_missing_checkpoints_are_refused_with_what_there_is(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with pytest.raises(CheckpointError, match=r"latest:vp: no run of 'vp' with a checkpoint.*, nor of any other recipe"):
+    with pytest.raises(CheckpointError, match=r"no run of 'vp' with a checkpoint.*, nor of any other recipe"):
         find_run("latest:vp", runs)
     with RunFolder.create(_config(tmp_path)) as run:
         pass

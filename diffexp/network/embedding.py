@@ -84,7 +84,7 @@ class Embedding(nn.Module):
         self.label = LabelEmbedding(num_classes, width) if num_classes else None
 
     def forward(self, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B,) time input, (B,) labels -> (B, width), in the dtype of the weights.
+        """(B,) or (1,) time input, (B,) labels -> (B, width) or (1, width), in the dtype of the weights.
 
         Raises:
             DiffexpError: the network has classes but no labels came.

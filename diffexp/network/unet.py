@@ -64,7 +64,9 @@ class UNet(nn.Module):
 
         Args:
             x: (B, in_channels, H, W).
-            time: (B,) time input, already scaled by the prediction; positive if the embedding is "fourier".
+            time: (B,) time input, already scaled by the prediction; positive if the embedding is "fourier". (1,) when
+                all images share it: cheaper, and the embedding then has no matrix product over the batch, whose
+                rounding would depend on the batch size.
             labels: (B,) int64 in [0, num_classes); ignored by a network without classes.
 
         Returns:

@@ -24,7 +24,7 @@ class Point:
 
     Attributes:
         marginal: the process at that time, cast to the state's type and device.
-        time: the network's time input, float32 on the state's device, () or (n,); None for oracles.
+        time: the network's time input, float32 on the state's device, () or (B,); None for oracles.
     """
 
     marginal: Marginal
@@ -73,7 +73,7 @@ class NetworkDenoiser(Denoiser):
     """A denoiser made of a network and the meaning of its output.
 
     Args:
-        network: maps (state, time input (B,), labels) to an output of `head.out_channels` channels.
+        network: maps (state, time input (B,) or (1,) when all states share it, labels) to `head.out_channels` channels.
         head: the prediction.
         process: the forward process.
         autocast: lower precision of the network alone while sampling, e.g. torch.bfloat16; states and coefficients keep
@@ -105,7 +105,7 @@ class NetworkDenoiser(Denoiser):
         if conditions.image is not None or conditions.mask is not None:
             raise ValueError("this denoiser's network takes no condition image and no mask")
         self.evaluations += u.shape[0]
-        time = point.time.expand(u.shape[0])
+        time = point.time.reshape(-1)
         if self.autocast is None:
             return self.network(u, time, conditions.labels).to(u.dtype)
         with torch.autocast(u.device.type, self.autocast):

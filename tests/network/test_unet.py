@@ -200,3 +200,15 @@ def test_dropout_acts_in_training_only():
     network, (x, time, _) = randomised(UNetSpec(**{**options, "dropout": 0.5})), inputs()
     assert torch.equal(network(x, time), randomised(CONV_LIKE)(x, time))
     assert (network.train()(x, time) - network.eval()(x, time)).abs().max() > 1e-2
+
+
+def test_one_time_for_all_images_is_the_same_time_for_each() -> None:
+    """Sampling gives one time: no matrix product over the batch is left whose rounding would depend on its size."""
+    network = UNetSpec(channels=8, multipliers=[1, 2], blocks=1, attention=[], num_heads=1, zero_init=False)
+    model = network.build(1, 1, 8).eval()
+    x = torch.linspace(-1.0, 1.0, 9 * 64).reshape(9, 1, 8, 8)
+    with torch.no_grad():
+        shared = model(x, torch.tensor([300.0]))
+        each = model(x, torch.full((9,), 300.0))
+    assert float(shared.std()) > 1e-3
+    torch.testing.assert_close(shared, each, rtol=1e-5, atol=1e-5)

@@ -132,7 +132,7 @@ def test_a_network_sees_state_time_and_labels_and_is_counted():
     denoiser = NetworkDenoiser(network, Eps(), VP())
     point = denoiser.prepare(torch.tensor(0.5, dtype=torch.float64), torch.float64, "cpu")
     prediction = denoiser(X, point, Conditions(labels=torch.tensor([3, 1, 2])))
-    assert network.seen == ([499.5] * 3, [3, 1, 2])
+    assert network.seen == ([499.5], [3, 1, 2])
     assert prediction.noise.dtype == torch.float64
     torch.testing.assert_close(prediction.noise, 2.0 * X, rtol=1e-6, atol=1e-7)
     denoiser(X[:2], point)

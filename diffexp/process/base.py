@@ -64,11 +64,6 @@ class Marginal:
         return self._derived(lambda law: (-1.0 * law.factor,))[0]
 
     @cached_property
-    def minus_auxiliary(self) -> Operator:
-        """-B_t, for a process with a second image."""
-        return self._derived(lambda law: (-1.0 * law.auxiliary,))[0]
-
-    @cached_property
     def data_from_noise(self) -> tuple[Operator, ...]:
         """(A^-1, -A^-1 L, -A^-1 B): x0 = A^-1 u - A^-1 L e - A^-1 B y; the last only with a second image."""
         return self._derived(lambda law: _solve(law.signal, law.factor, law.auxiliary))

@@ -57,14 +57,16 @@ def test_a_killed_owner_is_succeeded(tmp_path: Path) -> None:
 def test_an_unreadable_lock_is_stale(tmp_path: Path, text: str) -> None:
     (tmp_path / "lock").write_text(text)
     with Lock(tmp_path / "lock"):
-        pass
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs process start times")
 def test_a_reused_pid_is_no_owner(tmp_path: Path) -> None:
     _write(tmp_path / "lock", start="1")  # our own pid, but started at another time
     with Lock(tmp_path / "lock"):
-        pass
+        assert json.loads((tmp_path / "lock").read_text())["start"] != "1"
+    assert os.listdir(tmp_path) == []
 
 
 def test_another_host_is_taken_for_alive(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""Exponential moving averages of a network's parameters: several profiles, float32, one fused update for each.
+"""Exponential moving averages of a network's parameters: several profiles, one fused update for each.
 
-Only trainable parameters are averaged. Buffers (fixed frequencies, counters) are never averaged: the evaluated network
-takes them from the trained one. Profiles are kept outside the module, so that nothing of them reaches its state dict.
+Averages are float32, or float64 beside float64 parameters: lower precision would lose the small
+steps. Only trainable parameters are averaged. Buffers (fixed frequencies, counters) are never averaged: the evaluated
+network takes them from the trained one. Profiles are kept outside the module, so that nothing of them reaches its state
+dict.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ class EMASettings:
         decays: constant decays d in [0, 1): average <- d average + (1 - d) parameters.
         ramp: use min(d, (1 + n) / (10 + n)) for the n-th update, n from 0 (CLD-SGM).
         power_stds: relative widths of power-function profiles, each in (0, 0.2886).
+        first_decay: decay of the very first update in place of d, in [0, 1); with 0 averages start at the parameters
+            after it, not at the initial ones (Salimans & Ho 2022, released code). None is d.
 
     Raises:
         ConfigError: for a value out of range, or no profile at all.
@@ -49,6 +53,7 @@ class EMASettings:
     decays: list[float] = field(default_factory=lambda: [0.9999])
     ramp: bool = False
     power_stds: list[float] = field(default_factory=list)
+    first_decay: float | None = None
 
     def __post_init__(self) -> None:
         for decay in self.decays:
@@ -57,6 +62,8 @@ class EMASettings:
         for std in self.power_stds:
             if not 0.0 < std < 0.2886:
                 raise ConfigError(f"ema.power_stds: {std} is not in (0, 0.2886)")
+        if self.first_decay is not None and not 0.0 <= self.first_decay < 1.0:
+            raise ConfigError(f"ema.first_decay={self.first_decay}: must be in [0, 1), or null for the decay itself")
         if not self.profiles:
             raise ConfigError("ema: needs at least one of decays and power_stds (decays=[0.0] is the raw network)")
 
@@ -64,6 +71,11 @@ class EMASettings:
     def profiles(self) -> list[str]:
         """Names of the profiles, the evaluated one first."""
         return [f"decay_{decay:g}" for decay in self.decays] + [f"power_{std:g}" for std in self.power_stds]
+
+
+def _wide(parameter: nn.Parameter) -> Tensor:
+    """Its values in float32, or in float64 if they are."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 class EMA:
@@ -81,13 +93,14 @@ class EMA:
         self._names = [name for name, _ in pairs]
         self._parameters = [parameter for _, parameter in pairs]
         self._exponents = [power_exponent(std) for std in settings.power_stds]
-        self._averages = {name: [p.detach().clone().float() for p in self._parameters] for name in settings.profiles}
+        self._averages = {name: [_wide(p).clone() for p in self._parameters] for name in settings.profiles}
 
     def _weights(self) -> list[float]:
         """The weight of the present parameters in each profile, for update number `self.updates` (from 0)."""
         n = self.updates
         ramp = (1.0 + n) / (10.0 + n) if self.settings.ramp else 1.0
-        constant = [1.0 - min(decay, ramp) for decay in self.settings.decays]
+        first = self.settings.first_decay if n == 0 else None
+        constant = [1.0 - (min(decay, ramp) if first is None else first) for decay in self.settings.decays]
         # beta = (1 - 1 / m)^(gamma + 1) with m = n + 1: the first update takes the parameters as they are.
         power = [1.0 - (1.0 - 1.0 / (n + 1.0)) ** (exponent + 1.0) for exponent in self._exponents]
         return constant + power
@@ -95,7 +108,7 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move every average towards the network's present parameters; call after each optimiser step."""
-        present = [parameter.detach().float() for parameter in self._parameters]
+        present = [_wide(parameter) for parameter in self._parameters]
         for average, weight in zip(self._averages.values(), self._weights(), strict=True):
             torch._foreach_lerp_(average, present, weight)
         self.updates += 1
@@ -105,7 +118,7 @@ class EMA:
         self._averages = {key: [tensor.to(device) for tensor in value] for key, value in self._averages.items()}
 
     def state_dict(self) -> dict[str, object]:
-        """Plain data: number of updates, and name -> float32 tensor for each profile."""
+        """Plain data: number of updates, and name -> tensor for each profile."""
         profiles = {key: dict(zip(self._names, value, strict=True)) for key, value in self._averages.items()}
         return {"updates": self.updates, "profiles": profiles}
 

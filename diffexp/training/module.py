@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffexp.core import random
 from diffexp.core.errors import DiffexpError
 from diffexp.prediction.denoiser import NetworkDenoiser
+from diffexp.training.clipping import clip_gradients
 from diffexp.training.ema import EMA, EMASettings
 from diffexp.training.optimizer import Adam
 
@@ -70,8 +71,7 @@ class DiffusionModule(lightning.LightningModule):
         return self.objective(self.denoiser, batch, self.seed)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        limit = self.optimizer.clip_norm or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self.gradient_norm = clip_gradients(self.network.parameters(), self.optimizer.clip_norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -1,32 +1,19 @@
-"""The forward pass against the official U-Net of Progressive Distillation, driven by the golden file's `config`.
-
-Needs `--golden-dir`, the folder that holds `progressive_distillation_unet.npz`; skipped without it.
-"""
+"""The U-Net against the official one of Progressive Distillation: outputs, and the statistics of every module."""
 
 from __future__ import annotations
 
-import json
+import ast
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffexp.network.spec import UNetSpec
 from diffexp.network.unet import UNet
+from tests.parity.golden import Member
 
-FILE = "progressive_distillation_unet.npz"
-
-
-@pytest.fixture
-def golden(request) -> tuple[np.lib.npyio.NpzFile, dict]:
-    folder = request.config.getoption("--golden-dir", default=None)
-    if folder is None or not (Path(folder) / FILE).is_file():
-        pytest.skip(f"give --golden-dir, a folder that holds {FILE}")
-    arrays = np.load(Path(folder) / FILE)
-    return arrays, json.loads(str(arrays["config"]))
+FILE = "progressive_distillation_unet"
 
 
 def build(network: dict, config: dict) -> UNet:
@@ -68,8 +55,7 @@ def our_name(module: str, levels: int) -> str:
     return re.sub(r"^up_(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", module)
 
 
-def convert(array: np.ndarray, rule: str) -> Tensor:
-    weight = torch.from_numpy(array.astype(np.float64))
+def convert(weight: Tensor, rule: str) -> Tensor:
     if rule == "conv":
         return weight.permute(3, 2, 0, 1)
     if rule == "linear":
@@ -81,12 +67,14 @@ def convert(array: np.ndarray, rule: str) -> Tensor:
     return weight.flatten()  # heads_bias, and biases and norms, which have one axis
 
 
-def state(member: dict, arrays: np.lib.npyio.NpzFile, own: dict[str, Tensor]) -> dict[str, Tensor]:
+def state(case: Member, own: dict[str, Tensor]) -> dict[str, Tensor]:
     """The official weights under our names. The official 1x1 shortcuts are dense layers, ours convolutions."""
     found: dict[str, Tensor] = {}
-    for key, module, parameter, rule, _ in member["params"]:
-        name = f"{our_name(module, len(member['network']['ch_mult']))}.{parameter}"
-        found[name] = convert(arrays[key], rule)
+    fields = case["params_fields"]
+    for row in case["params"]:
+        said = dict(zip(fields, row, strict=True))
+        name = f"{our_name(said['module'], len(case['network']['ch_mult']))}.{said['parameter']}"
+        found[name] = convert(case.golden.tensor(said["key"]), said["map"])
     for name in [name for name in own if ".qkv." in name]:
         found[name] = torch.cat([found.pop(name.replace(".qkv.", f".{part}.")) for part in "qkv"])
     return {name: weight.reshape(own[name].shape) for name, weight in found.items()}
@@ -102,19 +90,49 @@ def time_input(logsnr: Tensor, network: dict, scale: float) -> Tensor:
     return scale * (logsnr - low) / (high - low)
 
 
+def official(case: Member, dtype: torch.dtype) -> UNet:
+    """Our network with the official weights."""
+    network = build(case["network"], case.golden.config).to(dtype).eval()
+    network.load_state_dict(state(case, network.state_dict()), strict=True)
+    return network
+
+
+def forward(case: Member, network: UNet, dtype: torch.dtype) -> Tensor:
+    scale = case.golden.config["architecture"]["time_embedding"]["scale"]
+    time = time_input(case.input("logsnr"), case["network"], scale).to(dtype)
+    labels = case.input("y").long() if "y" in case.inputs else None
+    with torch.no_grad():
+        return network(case.input("x", dtype), time, labels)
+
+
 @pytest.mark.parametrize(("role", "dtype"), [("out_f64", torch.float64), ("out_f32", torch.float32)])
-def test_forward_pass_agrees_with_the_official_network(golden, role, dtype):
-    arrays, config = golden
-    family = config["families"]["unet"]
-    tolerance = family["tolerance_by_output"][role]
-    for member in family["members"]:
-        inputs = {name: torch.from_numpy(arrays[key]) for name, key in member["inputs"].items()}
-        network = build(member["network"], config).to(dtype).eval()
-        network.load_state_dict(state(member, arrays, network.state_dict()), strict=True)
-        scale = config["architecture"]["time_embedding"]["scale"]
-        time = time_input(inputs["logsnr"].double(), member["network"], scale).to(dtype)
-        labels = inputs["y"].long() if "y" in inputs else None
-        with torch.no_grad():
-            output = network(inputs["x"].to(dtype), time, labels)
-        want = torch.from_numpy(arrays[member["outputs"][role]])
-        torch.testing.assert_close(output, want.to(dtype), rtol=tolerance["rel"], atol=tolerance["abs"])
+@pytest.mark.golden(FILE, "unet")
+def test_forward_pass_agrees_with_the_official_network(case, role, dtype):
+    network = official(case, dtype)
+    case.check(role, forward(case, network, dtype))
+
+
+@pytest.mark.golden(FILE, "unet")
+def test_every_module_agrees_with_the_official_one(case):
+    """Mean of |.|, mean and standard deviation of each module's output."""
+    network = official(case, torch.float64)
+    found: dict[str, Tensor] = {}
+
+    def watch(name: str, module: nn.Module) -> None:
+        def note(module: nn.Module, inputs: object, output: Tensor) -> None:
+            found[name] = torch.stack([output.abs().mean(), output.mean(), output.std(correction=0)])
+
+        module.register_forward_hook(note)
+
+    for name in case["absmean_outputs"]:
+        watch(name, network.get_submodule(our_name(name, len(case["network"]["ch_mult"]))))
+    forward(case, network, torch.float64)
+    for name, key in case["absmean_outputs"].items():
+        case.compare("absmean", found[name], case.golden.array(key))
+
+
+@pytest.mark.golden(FILE, "unet")
+def test_the_stored_arguments_are_those_of_the_config(case):
+    arguments: dict = ast.literal_eval(str(case.golden.array(case["config_key"])))
+    plain = {word: list(value) if isinstance(value, tuple) else value for word, value in arguments.items()}
+    assert plain == {word: case["network"][word] for word in arguments}

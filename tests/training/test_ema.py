@@ -47,6 +47,11 @@ def test_ramp_limits_the_decay_of_early_updates():
     assert float(found["decay_0.9999"]) == pytest.approx(0.9 * 2 / 11, rel=1e-6)
 
 
+def test_the_first_update_may_have_its_own_decay():
+    found = averages(EMASettings(decays=[0.9], first_decay=0.0), torch.tensor([[1.0], [0.0]]))
+    assert float(found["decay_0.9"]) == pytest.approx(0.9, rel=1e-6)  # starts at 1, not at the initial 0
+
+
 def test_power_profiles_have_the_width_they_are_named_after():
     n, std = 400, 0.1
     weights = averages(EMASettings(decays=[], power_stds=[std]), torch.eye(n))[f"power_{std}"].double()
@@ -72,6 +77,14 @@ def test_averages_stay_in_float32_beside_a_low_precision_network():
     torch.testing.assert_close(average, torch.full((3,), 1e-4), rtol=1e-3, atol=0)  # bfloat16 would have lost it
 
 
+def test_averages_of_a_float64_network_keep_its_digits():
+    network = Vector().double()
+    ema = EMA(network, EMASettings(decays=[0.9999]))
+    network.w.data.fill_(1.0)
+    ema.update()
+    assert ema.state_dict()["profiles"]["decay_0.9999"]["w"].tolist() == pytest.approx([1e-4] * 3, rel=1e-12)
+
+
 def test_state_goes_round():
     settings = EMASettings(decays=[0.9], power_stds=[0.05])
     first, second = EMA(Vector(), settings), EMA(Vector(), settings)
@@ -92,7 +105,14 @@ def test_a_state_of_other_profiles_or_another_network_is_refused():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"decays": [1.0]}, {"decays": [-0.1]}, {"decays": [], "power_stds": []}, {"power_stds": [0.3]}]
+    "settings",
+    [
+        {"decays": [1.0]},
+        {"decays": [-0.1]},
+        {"decays": [], "power_stds": []},
+        {"power_stds": [0.3]},
+        {"first_decay": 1.0},
+    ],
 )
 def test_impossible_profiles_are_refused(settings):
     with pytest.raises(ConfigError, match="ema"):

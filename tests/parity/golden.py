@@ -1,0 +1,227 @@
+"""Golden files: arrays whose `config` (JSON) says how each was made, and a record of what the tests did with them.
+
+Two layouts exist. "diffexp-golden": `families` is {name: {members, tolerances}}, a member has `inputs`, `uses` and
+`outputs`, each {role: key}. "gddim": `families` is a list, a member has `in` and `out`, and what its family says holds
+for it unless it says otherwise. Keys are labels: nothing is read from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.parity.tolerance import Tolerance, stated
+
+DIFFEXP = {"schema": "diffexp-golden", "schema_version": 1}
+SCHEMAS: dict[str, dict[str, object]] = {
+    "gddim": {"schema": "gddim/1"},
+    "progressive_distillation": {**DIFFEXP, "topic": "progressive_distillation", "part": "process"},
+    "progressive_distillation_unet": {**DIFFEXP, "topic": "progressive_distillation", "part": "unet"},
+    "bddm": {**DIFFEXP, "topic": "bddm"},
+}
+"""What `config` must say for the tests to understand the file."""
+
+Words = dict[str, Any]
+Numbers = Tensor | np.ndarray | float
+
+
+class GoldenError(Exception):
+    """A golden file that cannot be used as it is; the message is one line."""
+
+
+class Golden:
+    """One golden file and what was done with each of its arrays.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        name: the file's name without extension.
+        config: the parsed `config`.
+        keys: all arrays but `config`.
+        members: of all families, in the file's order.
+        checked: keys of the arrays that were used as an input or compared.
+        touched: a test of this file ran.
+        worst: family -> largest error divided by the allowed one.
+        later: pattern of family names -> why they have no test yet.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        GoldenError: it is of another schema, or not a golden file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        self.name = path.stem
+        self._file = np.load(path, allow_pickle=False)
+        if "config" not in self._file.files:
+            raise GoldenError(f"golden {path.name} has no array `config`")
+        self.config: Words = json.loads(str(self._file["config"]))
+        for word, expected in SCHEMAS[self.name].items():
+            if self.config.get(word) != expected:
+                said = self.config.get(word)
+                raise GoldenError(f"golden {path.name}: {word} is {said!r}, these tests read {expected!r}")
+        self.keys = [key for key in self._file.files if key != "config"]
+        self.members = [Member(self, *parts) for parts in _members(self.config["families"])]
+        self.checked: set[str] = set()
+        self.touched = False
+        self.worst: dict[str, float] = {}
+        self.later: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
+
+    def array(self, key: str) -> np.ndarray:
+        """One array as it is stored; counted as used."""
+        if key not in self.keys:
+            raise GoldenError(f"golden {self.name}: config names the array {key!r}, which is not in the file")
+        self.checked.add(key)
+        return self._file[key]
+
+    def tensor(self, key: str, dtype: torch.dtype = torch.float64) -> Tensor:
+        """One array as a tensor, floating point numbers in `dtype`; counted as used."""
+        value = torch.from_numpy(np.array(self.array(key)))
+        return value.to(dtype) if value.is_floating_point() else value
+
+    def of(self, *families: str) -> list[Member]:
+        """The members of these families, in the file's order."""
+        return [member for member in self.members if member.family in families]
+
+    def leave(self, member: Member, reason: str) -> None:
+        """Note why the arrays of a member are not compared."""
+        for key in _texts(member.words):
+            self._reasons.setdefault(key, reason)
+
+    def unchecked(self) -> dict[tuple[str, str], list[str]]:
+        """(family, reason) -> keys of the arrays that nothing used, in the file's order."""
+        owner = self._owners()
+        groups: dict[tuple[str, str], list[str]] = {}
+        for key in self.keys:
+            if key not in self.checked:
+                family = owner.get(key, "no family")
+                groups.setdefault((family, self._reason(family, key)), []).append(key)
+        return groups
+
+    def _reason(self, family: str, key: str) -> str:
+        if family == "inputs":
+            read = any(key in member.inputs.values() for member in self.members)
+            return "of members that are not checked" if read else "read by no member"
+        general = (why for pattern, why in self.later.items() if fnmatch(family, pattern))
+        return self._reasons.get(key) or next(general, "no test read it")
+
+    def _owners(self) -> dict[str, str]:
+        """The family of each array: the one that names it as its own, else the first that names it at all."""
+        owners: dict[str, str] = {}
+        for member in self.members:
+            for key in (*member.owned, *member.outputs.values()):
+                owners.setdefault(key, member.family)
+        for member in self.members:
+            for key in _texts(member.words):
+                owners.setdefault(key, member.family)
+        return owners
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One member of a family.
+
+    Attributes:
+        golden: its file.
+        family: the family's name.
+        shared: what the family says.
+        words: what the member and its family say; the member wins.
+        inputs: {role: key} of the arrays it reads.
+        owned: the keys among them that no other member owns.
+        outputs: {role: key} of the arrays to reproduce.
+        own: what the member itself says.
+    """
+
+    golden: Golden
+    family: str
+    shared: Words
+    words: Words
+    inputs: dict[str, str]
+    owned: tuple[str, ...]
+    outputs: dict[str, str]
+    own: Words
+
+    def __str__(self) -> str:
+        return next(iter((*self.outputs.values(), *self.inputs.values())), self.family)
+
+    def __getitem__(self, word: str) -> Any:
+        return self.words[word]
+
+    def input(self, role: str, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The input array of a role, floating point numbers in `dtype`."""
+        return self.golden.tensor(self.inputs[role], dtype)
+
+    def check(self, role: str, got: Numbers) -> None:
+        """Compare an output; float32 values at the tolerance for float32, whole numbers and texts exactly.
+
+        Raises:
+            AssertionError: naming file, family, member, role, largest error and tolerance.
+            GoldenError: the file states no tolerance for it.
+        """
+        self.compare(role, got, self.golden.array(self.outputs[role]))
+
+    def compare(self, role: str, got: Numbers, want: np.ndarray, rule: Tolerance | None = None) -> None:
+        """Compare with an array at `rule`, or at the tolerance of an output role; errors as for `check`."""
+        where = f"golden {self.golden.name}, family {self.family}, member {self}, {role}"
+        got = got.detach().numpy() if isinstance(got, Tensor) else np.asarray(got)
+        assert got.shape == want.shape, f"{where}: shape {got.shape} instead of {want.shape}"
+        if want.dtype.kind not in "fc":
+            assert np.array_equal(got, want), f"{where}: {got} instead of exactly {want}"
+            return
+        rule = rule or stated(self.golden.config, self.shared, self.own, role, got.dtype == np.float32)
+        if rule is None:
+            raise GoldenError(f"{where}: the file states no tolerance for {got.dtype}")
+        ratio = rule.ratio(got, want)
+        self.golden.worst[self.family] = max(self.golden.worst.get(self.family, 0.0), ratio)
+        error = np.abs(got - want.astype(np.float64)).max(initial=0.0)
+        assert ratio <= 1.0, f"{where}: max error {error:.3g}, {ratio:.3g} times the allowed {rule} ({got.dtype})"
+
+    def repeats(self, role: str, *constants: float | str) -> None:
+        """Check an input array that only repeats constants of `config`; a member without such an input passes."""
+        if role in self.inputs:
+            found = np.ravel(self.golden.array(self.inputs[role])).tolist()
+            assert found == list(constants), f"{self.family} {self}, {role}: {found} but config says {constants}"
+
+
+def _texts(node: object) -> Iterable[str]:
+    """All texts in a JSON value; of the names in dictionaries only those under `arrays`."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for word, value in node.items():
+            yield from list(value) if word == "arrays" else _texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+
+
+def _members(families: object) -> Iterable[tuple]:
+    """What `Member` holds beside its file, for every member of a file of either layout."""
+    if isinstance(families, Mapping):
+        for name, family in families.items():
+            for own in family["members"]:
+                words = {**{word: value for word, value in family.items() if word != "members"}, **own}
+                inputs = {**own.get("inputs", {}), **own.get("uses", {})}
+                owned = tuple(own.get("inputs", {}).values())
+                yield name, family, words, inputs, owned, own.get("outputs", {}), own
+        return
+    for family in families:
+        shared = {word: value for word, value in family.items() if word != "members"}
+        for own in family.get("members", [{}]):
+            words = dict(shared)
+            for word, value in own.items():
+                old = shared.get(word)
+                words[word] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+            owned = tuple(words.get("arrays", ()))
+            yield family["family"], shared, words, words.get("in", {}), owned, words.get("out", {}), own

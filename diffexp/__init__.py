@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 def load(spec: Any, **options: Any) -> Model:
     """A trained model, ready to sample, from a checkpoint, a run folder or ``latest:<recipe>``.
 
-    See `diffexp.tasks.load.load` for the options (`runs`, `ema`, `device`) and errors.
+    See `diffexp.tasks.load.load` for the options (`runs`, `ema`, `device`, `plugins`) and errors.
     """
     from diffexp.tasks.load import load as load_model
 

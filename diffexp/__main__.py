@@ -15,6 +15,7 @@ from pathlib import Path
 
 import diffexp
 from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError, nearest
+from diffexp.launch import plugins
 from diffexp.launch.command import Command, normalise, parse, refuse_idle_sampler
 from diffexp.launch.layout import PRIMARY, Layout, read_layout
 from diffexp.launch.text import one_line
@@ -64,8 +65,16 @@ def _run(argv: list[str], folder: Path | None) -> int:
     if "--version" in command.flags:
         print(f"diffexp {diffexp.__version__}")
         return 0
-    layout = read_layout(folder, command.config_dir)
-    if not argv or "--help" in command.flags:
+    names, words = plugins.take(command.words)
+    command = Command(command.flags, tuple(words))
+    with plugins.permission(names):
+        further = [] if command.config_dir is None else [command.config_dir]
+        return _answer(command, read_layout(folder, [*further, *plugins.conf_folders()]), not argv)
+
+
+def _answer(command: Command, layout: Layout, empty: bool) -> int:
+    """Answer a command line on its conf folders."""
+    if empty or "--help" in command.flags:
         from diffexp.launch.manual import manual
 
         print(manual(layout))
@@ -109,7 +118,12 @@ def _hand_over(command: Command, layout: Layout, count: int) -> int:
     """Let Hydra run the validated jobs (or print what was asked for)."""
     import hydra
 
-    arguments = command.argv()
+    arguments, permitted = command.argv(), plugins.allowed()
+
+    def job(config: object) -> float | None:
+        with plugins.permission(permitted):  # a launcher's worker is another process: it goes with the function
+            return _job(config)
+
     with ExitStack() as stack:
         if command.multirun:
             _Sweep.pid, _Sweep.jobs, _Sweep.failed = os.getpid(), count, 0
@@ -118,7 +132,7 @@ def _hand_over(command: Command, layout: Layout, count: int) -> int:
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffexp-"))
                 arguments.append(f'hydra.sweep.dir="{Path(scratch).as_posix()}"')
         stack.enter_context(_arguments(arguments))
-        hydra.main(version_base="1.3", config_path=str(layout.folder), config_name=PRIMARY)(_job)()
+        hydra.main(version_base="1.3", config_path=str(layout.folder), config_name=PRIMARY)(job)()
     if command.multirun and _Sweep.failed:
         _complain(f"{_Sweep.failed} of {count} jobs failed")
         return DiffexpError.exit_code

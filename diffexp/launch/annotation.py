@@ -93,10 +93,11 @@ def _named(value: Any, names: list[str], annotation: ast.expr, module: Module, p
 
 
 def _wants_node(definition: Definition, module: Module) -> bool:
-    """Whether values of this class come from a `_target_`: classes of the same package that are not plain data."""
+    """Whether values of this class come from a `_target_`: those of its package or diffexp, but plain data."""
     assert isinstance(definition.node, ast.ClassDef)
     bases = {names[-1] for names in map(chain, definition.node.bases) if names}
-    return definition.module.name.split(".")[0] == module.name.split(".")[0] and not bases & _DATA_BASES
+    near = (module.name.split(".")[0], "diffexp")
+    return definition.module.name.split(".")[0] in near and not bases & _DATA_BASES
 
 
 def _scalar(value: Any, name: str, path: str) -> Fault | None:

@@ -148,8 +148,9 @@ def normalise(words: Sequence[str], layout: Layout) -> list[str]:
     alone = any(map(_names_sampler, keys)) and "evaluation.only" not in keys
     if alone and "sampler" in layout.defaults and "evaluation" in layout.defaults:
         overrides.append("++evaluation.only=${sampler.name}")
-    if layout.extra is not None:
-        overrides.append(f'hydra.searchpath=["file://{layout.extra.as_posix()}"]')
+    if layout.extras:
+        folders = ",".join(f'"file://{folder.as_posix()}"' for folder in layout.extras)
+        overrides.append(f"hydra.searchpath=[{folders}]")
     return list(dict.fromkeys(overrides))
 
 

@@ -6,6 +6,7 @@ repository's `conf`, which lies beside the package.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,16 @@ class Layout:
     Attributes:
         folder: absolute path of the folder that holds config.yaml.
         defaults: group -> default choice (None for "nothing"), in the order of the defaults list.
-        choices: group -> sorted choices, for every sub-folder with YAML files, those of `extra` included.
+        choices: group -> sorted choices, for every sub-folder with YAML files, those of `extras` included.
         scalars: the keys that config.yaml itself sets beside the groups, with their values.
-        extra: a further config folder (`--config-dir`), or None.
+        extras: further config folders: `--config-dir`, and those of plugins.
     """
 
     folder: Path
     defaults: dict[str, str | None]
     choices: dict[str, tuple[str, ...]]
     scalars: dict[str, Any]
-    extra: Path | None = None
+    extras: tuple[Path, ...] = ()
     top_level: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,24 +56,26 @@ def conf_folder() -> Path:
     raise ConfigError(f"no conf folder in {package} or beside it: install diffexp again")
 
 
-def read_layout(folder: Path | None = None, extra: Path | None = None) -> Layout:
+def read_layout(folder: Path | None = None, extras: Sequence[Path] = ()) -> Layout:
     """Read the facts of a conf folder.
 
     Args:
         folder: the folder with config.yaml; the shipped one when None.
-        extra: a second folder with further choices.
+        extras: folders with further choices.
 
     Raises:
-        ConfigError: a folder or config.yaml is missing or unreadable.
+        ConfigError: a folder or config.yaml is missing or unreadable, or a further folder holds what would be ignored:
+            a config.yaml, or a choice that there is already.
     """
     folder = (folder or conf_folder()).resolve()
     body = read_yaml(folder / f"{PRIMARY}.yaml")
     defaults = _defaults(body.pop("defaults", None) or [])
     body.pop("hydra", None)
-    if extra is not None and not extra.is_dir():
-        raise ConfigError(f"--config-dir={extra}: no such folder")
-    folders = [folder] if extra is None else [folder, extra.resolve()]
-    return Layout(folder, defaults, _choices(folders), body, None if extra is None else extra.resolve())
+    for extra in extras:
+        if not extra.is_dir():
+            raise ConfigError(f"--config-dir={extra}: no such folder")
+    further = tuple(dict.fromkeys(extra.resolve() for extra in extras))
+    return Layout(folder, defaults, _choices([folder, *further]), body, further)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -101,10 +104,15 @@ def _defaults(entries: list[Any]) -> dict[str, str | None]:
 
 def _choices(folders: list[Path]) -> dict[str, tuple[str, ...]]:
     """Group -> choices, over all folders; a nested folder `a/b` is the group "a/b"."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, dict[str, Path]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
-            if group != "." and not group.startswith("hydra"):
-                found.setdefault(group, set()).add(path.stem)
+            if group.startswith("hydra"):
+                continue
+            before = found.setdefault(group, {}).setdefault(path.stem, path)
+            if before is not path:  # Hydra takes the first and says nothing
+                hint = "write a group's file, e.g. experiment/mine.yaml" if group == "." else "give it another name"
+                raise ConfigError(f"{path}: would be ignored, there is {before} already; {hint}")
+    found.pop(".", None)
     return {group: tuple(sorted(found[group])) for group in sorted(found)}

@@ -69,9 +69,9 @@ def manual(layout: Layout) -> str:
 
 def remark(layout: Layout, group: str, choice: str) -> str:
     """The first comment of a choice's file, as its description; empty when there is none."""
-    for folder in (layout.folder, layout.extra):
-        path = folder / group / f"{choice}.yaml" if folder is not None else None
-        if path is None or not path.is_file():
+    for folder in (layout.folder, *layout.extras):
+        path = folder / group / f"{choice}.yaml"
+        if not path.is_file():
             continue
         for line in path.read_text(encoding="utf-8").splitlines():
             text = line.removeprefix("#").strip()

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from diffexp.core.errors import ConfigError, nearest
+from diffexp.launch import plugins
 from diffexp.launch.annotation import Fault, fault_of
 from diffexp.launch.command import TASKS
 from diffexp.launch.layout import GLOBAL_GROUPS, Layout
 from diffexp.launch.signature import signature_of
-from diffexp.launch.source import Definition, Module, find, load, submodules
+from diffexp.launch.source import Definition, Module, find, imported_from, load, submodules
 from diffexp.launch.text import one_line
 
 ALLOWED = ("diffexp.", "torch.optim.", "lightning.", "torchmetrics.")
-"""Where a `_target_` may lead; anything else could run whatever a shared configuration says."""
+"""Where a `_target_` may lead, beside permitted plugins; anything else could run whatever a shared file says."""
 
 ROOMS = (
     "process", "prediction", "objective", "network", "sampler", "dataset", "evaluation", "training", "distillation",
@@ -45,6 +46,7 @@ def validate(config: Mapping[str, Any], layout: Layout) -> None:
         ConfigError: one line with the full key path and the nearest valid choice.
     """
     check_targets(config)
+    _check_plugins(config)
     known = layout.top_level - set(GLOBAL_GROUPS)
     for key in config:
         if key not in known:
@@ -91,17 +93,44 @@ def _check_prefix(target: Any, path: str, allowed: Collection[str]) -> None:
     """Refuse a target whose name is outside of the allowed packages."""
     if not isinstance(target, str) or not target.startswith(tuple(allowed)):
         packages = ", ".join(prefix.rstrip(".") for prefix in allowed)
-        raise ConfigError(f"{path}={one_line(target)}: not in an allowed package ({packages})")
+        raise ConfigError(f"{path}={one_line(target)}: not in an allowed package ({packages}){_plugin_hint(target)}")
+
+
+def _plugin_hint(target: Any) -> str:
+    """The word that would permit the package of a target, if it could be a plugin."""
+    top, dot, _ = target.partition(".") if isinstance(target, str) else ("", "", "")
+    if not dot or not plugins.plausible(top):
+        return ""
+    close = nearest(top, ("diffexp", "lightning", "torchmetrics", *plugins.allowed()))
+    if close.startswith("did you mean"):
+        return f"; {close}"
+    return f"; if '{top}' is a plugin that you trust, name it: {plugins.KEY}=[{','.join((*plugins.allowed(), top))}]"
+
+
+def _check_plugins(config: Mapping[str, Any]) -> None:
+    """Refuse plugins that something else than the command line names."""
+    named = config.get(plugins.KEY) or []
+    if named != list(plugins.allowed()):
+        raise ConfigError(
+            f"{plugins.KEY}={one_line(named)}: a file has set this; only the command line may name plugins, "
+            f"as {plugins.KEY}=[a,b]"
+        )
+
+
+def _prefixes() -> tuple[str, ...]:
+    """Where a `_target_` may lead in this process."""
+    return (*ALLOWED, *(f"{name}." for name in plugins.allowed()))
 
 
 def _class_of(target: Any, path: str) -> Definition:
     """The class that a target leads to, through re-exports, found in the sources; ConfigError for anything else."""
-    _check_prefix(target, path, ALLOWED)
+    allowed = _prefixes()
+    _check_prefix(target, path, allowed)
     definition = find(target)
     if definition is None:
         raise ConfigError(f"{path}={target}: {_why_missing(target)}")
     leads = f"{path}={target}: " + ("" if definition.name == target else f"leads to {definition.name}, which ")
-    if not definition.name.startswith(ALLOWED):
+    if not definition.name.startswith(allowed):
         raise ConfigError(f"{leads}is not in an allowed package")
     if not isinstance(definition.node, ast.ClassDef):
         raise ConfigError(f"{leads}is not a class")
@@ -196,6 +225,10 @@ def _why_missing(target: str) -> str:
         if module is None:
             continue
         wanted = parts[cut]
+        if wanted in module.bindings:
+            origin = imported_from(module, wanted)
+            foreign = origin and not f"{origin}.".startswith(_prefixes())
+            return f"comes from {origin}, which is not in an allowed package" if foreign else "is not a class"
         names = {key for key in module.bindings if not key.startswith("_")}
         if module.package:
             names |= set(submodules(name))

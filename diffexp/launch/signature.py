@@ -78,11 +78,11 @@ def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Signature | Non
 
 
 def _base_of(module: Module, names: list[str]) -> tuple[Module, ast.ClassDef] | None:
-    """A base class, if its source is in the same top package (others are too long to read for what they tell)."""
+    """A base class, if its source is in the same top package or in diffexp (others are long, and tell little)."""
     definition = find_in(module, names) if names else None
     if definition is None or not isinstance(definition.node, ast.ClassDef):
         return None
-    if definition.module.name.split(".")[0] != module.name.split(".")[0]:
+    if definition.module.name.split(".")[0] not in (module.name.split(".")[0], "diffexp"):
         return None
     return definition.module, definition.node
 
@@ -94,15 +94,24 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _of_fields(module: Module, node: ast.ClassDef, depth: int) -> Signature:
-    """The generated constructor of a dataclass: fields of the bases first, own fields replace them."""
+    """The generated constructor of a dataclass: fields of the bases first, own fields replace them.
+
+    It is open when a base is out of sight, which may have fields too.
+    """
     found: dict[str, Parameter] = {}
+    unseen = False
     for base in reversed(node.bases):
         names = chain(base.value if isinstance(base, ast.Subscript) else base)
-        located = None if not names or names[-1] in _PLAIN_BASES else _base_of(module, names)
+        if names and names[-1] in _PLAIN_BASES:
+            continue
+        located = _base_of(module, names)
+        unseen = unseen or located is None
         if located is not None and _is_dataclass(located[1]) and depth < _DEPTH:
-            found.update(_of_fields(*located, depth + 1).parameters)
+            inherited = _of_fields(*located, depth + 1)
+            found.update(inherited.parameters)
+            unseen = unseen or inherited.open
     found.update(_own_fields(module, node).parameters)
-    return Signature(found)
+    return Signature(found, open=unseen)
 
 
 def _own_fields(module: Module, node: ast.ClassDef) -> Signature:

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 _DEPTH = 20  # re-exports followed before a cycle is assumed
@@ -82,13 +83,21 @@ def _locate(name: str, search: tuple[str, ...]) -> Path | None:
     if loaded is not None and getattr(loaded, "__path__", None):
         folders = [Path(entry) for entry in loaded.__path__]
     else:
-        spec = PathFinder.find_spec(top, list(search))
+        spec = PathFinder.find_spec(top, list(search)) or _hooked(top)
         if spec is None:
             return None
         if spec.submodule_search_locations is None:
             return Path(spec.origin) if not rest and spec.origin and spec.origin.endswith(".py") else None
         folders = [Path(entry) for entry in spec.submodule_search_locations]
     return next((path for folder in folders if (path := _inside(folder, rest)) is not None), None)
+
+
+def _hooked(top: str) -> ModuleSpec | None:
+    """What the other finders of the import system say, e.g. that of an editable installation."""
+    try:
+        return find_spec(top)
+    except ValueError:  # a loaded module without a specification, e.g. __main__
+        return None
 
 
 def _inside(folder: Path, parts: Iterable[str]) -> Path | None:
@@ -135,6 +144,16 @@ def _collect(module: Module, body: list[ast.stmt], nested: bool) -> None:
         for name in names:
             if not (nested and name in module.bindings):
                 module.bindings[name] = statement
+
+
+def imported_from(module: Module, name: str) -> str:
+    """The module that a name of this module was imported from; empty when it was made here, or is not there."""
+    statement = module.bindings.get(name)
+    if isinstance(statement, ast.ImportFrom):
+        return module.absolute(statement)
+    if isinstance(statement, ast.Import):
+        return next((alias.name for alias in statement.names if alias.asname == name), name)
+    return ""
 
 
 def find(dotted: str, depth: int = 0) -> Definition | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from diffexp.core.errors import ConfigError, nearest
 from diffexp.core.precision import exact_float32
 from diffexp.evaluation.settings import build_arms
 from diffexp.launch.find import find_run
+from diffexp.launch.plugins import allowed, permission
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.sampler.loop import Sampler
@@ -88,7 +89,13 @@ class Model:
         export(folder, self.denoiser.network.state_dict(), config)
 
 
-def load(spec: str | Path, runs: str | Path = "runs", ema: str | None = None, device: str = "cpu") -> Model:
+def load(
+    spec: str | Path,
+    runs: str | Path = "runs",
+    ema: str | None = None,
+    device: str = "cpu",
+    plugins: Sequence[str] = (),
+) -> Model:
     """Load a trained model; its data are not needed.
 
     Args:
@@ -96,10 +103,18 @@ def load(spec: str | Path, runs: str | Path = "runs", ema: str | None = None, de
         runs: where run folders are, for ``latest:``.
         ema: EMA profile; None is the first, "none" the raw parameters. An export holds one set of weights.
         device: where to put the network.
+        plugins: packages of your own whose classes it may be made of. What a checkpoint says of plugins counts nothing.
 
     Raises:
         CheckpointError: when there is none, or it is damaged.
+        ConfigError: it is made of classes that are neither diffexp's nor a plugin's.
     """
+    with permission(plugins or allowed()):
+        return _load(spec, runs, ema, device)
+
+
+def _load(spec: str | Path, runs: str | Path, ema: str | None, device: str) -> Model:
+    """`load`, in a process that may build what the checkpoint names."""
     if (Path(spec) / WEIGHTS).is_file():
         tensors, text = load_export(spec)
         config = yaml.safe_load(text)

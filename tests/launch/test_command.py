@@ -137,8 +137,8 @@ def test_a_config_folder_of_ones_own(conf: Path, tmp_path: Path) -> None:
     extra = tmp_path / "my conf"
     (extra / "experiment").mkdir(parents=True)
     (extra / "experiment" / "mine.yaml").write_text("# @package _global_\n# Mine.\nseed: 7\n")
-    layout = read_layout(conf, extra)
+    layout = read_layout(conf, [extra])
     assert layout.choices["experiment"] == ("mine", "vp_one", "vp_two")
     assert normalise(["experiment=mine"], layout)[-1] == f'hydra.searchpath=["file://{extra}"]'
     with pytest.raises(ConfigError, match="no such folder"):
-        read_layout(conf, tmp_path / "nowhere")
+        read_layout(conf, [tmp_path / "nowhere"])

@@ -13,6 +13,7 @@ from torch import nn
 
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DiffexpError
+from diffexp.dataset.split import Dataset
 from diffexp.launch.schema import check_targets
 from diffexp.objective.denoising import Denoising
 from diffexp.prediction.denoiser import NetworkDenoiser
@@ -23,6 +24,9 @@ from diffexp.training.optimizer import Adam
 from diffexp.training.settings import Device, Training
 
 Config = Mapping[str, Any]
+
+# What the rest relies on: a plugin's class that is something else is refused here, not in the middle of a run.
+_ROLES = {"process": Process, "prediction": Head, "dataset": Dataset}
 
 
 def make(config: Config, key: str) -> Any:
@@ -35,7 +39,11 @@ def make(config: Config, key: str) -> Any:
     Raises:
         DiffexpError: the constructor's own refusal, or one line naming the group when it fails otherwise.
     """
-    return make_node(config[key], key)
+    made = make_node(config[key], key)
+    role = _ROLES.get(key, object)
+    if not isinstance(made, role):
+        raise ConfigError(f"{key}: {config[key]['_target_']} is no {role.__module__}.{role.__name__}")
+    return made
 
 
 def make_node(node: Config, where: str) -> Any:

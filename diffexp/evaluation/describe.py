@@ -15,9 +15,12 @@ from diffexp.sampler.loop import Sampler
 
 
 def describe_sampler(sampler: Sampler) -> str:
-    """The sampler's name, its stepper's settings and its own, e.g. ``ddim`` or ``ddim(clip)``; without the grid."""
-    own = _settings(sampler, ("name", "stepper", "grid"))
-    return _call(sampler.name, _settings(sampler.stepper) + own)
+    """The sampler's name with those settings of its stepper and its own that are not the usual ones; without the grid.
+
+    E.g. ``ddim``, or ``ddim(eta=0.5,clip)``.
+    """
+    own = _settings(sampler, ("name", "stepper", "grid"), usual=False)
+    return _call(sampler.name, _settings(sampler.stepper, usual=False) + own)
 
 
 def describe_grid(grid: Grid) -> str:
@@ -51,13 +54,19 @@ def _call(name: str, settings: list[str]) -> str:
     return f"{name}({','.join(settings)})" if settings else name
 
 
-def _settings(thing: object, without: tuple[str, ...] = ("name",)) -> list[str]:
-    """The public attributes as ``key=value``: the constructor's in its order, then the others. False is left out."""
+def _settings(thing: object, without: tuple[str, ...] = ("name",), usual: bool = True) -> list[str]:
+    """The public attributes as ``key=value``: the constructor's in its order, then the others. False is left out.
+
+    With `usual` false also what the constructor has as its default.
+    """
     found = {key: value for key, value in vars(thing).items() if not key.startswith("_") and key not in without}
-    order = [key for key in inspect.signature(type(thing)).parameters if key in found]
+    parameters = inspect.signature(type(thing)).parameters
+    order = [key for key in parameters if key in found]
     settings = []
     for key in [*order, *sorted(set(found) - set(order))]:
         value = found[key]
+        if not usual and key in parameters and value == parameters[key].default:
+            continue
         if value is True:
             settings.append(key)
         elif value is not False:

@@ -78,3 +78,22 @@ class SNRPlusOne(DataWeighting):
 
     def data_weight(self, log_snr: Tensor) -> Tensor:
         return 1.0 + log_snr.exp()
+
+
+class Diffusion(Weighting):
+    """G^2 / 2 on the noise error ("reweightedv1" of CLD-SGM's code), for isotropic processes."""
+
+    name = "diffusion"
+
+    def weight(self, head: Head, process: Process, t: Tensor) -> Tensor:
+        noise = process.log_snr(t).exp() / head.data_weight(process, t)
+        return 0.5 * (2.0 * process.diffusion(t).log_det((1,))).exp() * noise
+
+
+class Likelihood(Diffusion):
+    """G^2 / 2 on the score error: an upper bound of the negative log-likelihood (Song et al. 2021b, theorem 1)."""
+
+    name = "likelihood"
+
+    def weight(self, head: Head, process: Process, t: Tensor) -> Tensor:
+        return super().weight(head, process, t) * (-2.0 * process.factor(t).log_det((1,))).exp()

@@ -6,29 +6,41 @@ Anything with this interface can be sampled: a trained network, a guided one, or
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffexp.core.transfer import to_device
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
+from diffexp.prediction.form import Form
 from diffexp.prediction.head import Head
 from diffexp.prediction.result import Prediction
-from diffexp.process.base import Marginal, Process
+from diffexp.process.base import Marginal, Process, second_image
+from diffexp.process.combination import Combination
+
+Parts = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Everything about a time (or a batch of them) that a denoiser needs, computed before the loop.
+    """Everything about one time of a grid that a denoiser needs, computed before the loop.
 
     Attributes:
         marginal: the process at that time, cast to the state's type and device.
-        time: the network's time input, float32 on the state's device, () or (B,); None for oracles.
+        time: the network's time input on the state's device, (1,); None for oracles.
+        data: x^ as a combination of the denoiser's parts, cast.
+        noise: e^, likewise.
+        extra: what this kind of denoiser needs besides.
     """
 
     marginal: Marginal
     time: Tensor | None
+    data: Combination
+    noise: Combination
+    extra: Any = None
 
 
 class Denoiser(abc.ABC):
@@ -36,37 +48,67 @@ class Denoiser(abc.ABC):
 
     Attributes:
         process: the forward process.
-        gives: what its predictions hold, see `Head.gives`.
+        gives: what its predictions hold, see `Head.gives`; "unconditional" when it can also answer without labels.
         evaluations: network evaluations so far, summed over images (guidance costs two for each).
+        cost: network evaluations of one call, for each image.
     """
 
     process: Process
     gives: frozenset[str] = frozenset({"data", "noise"})
+    cost: int = 1
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.evaluations = 0
 
+    @abc.abstractmethod
+    def form(self, marginal: Marginal) -> Form:
+        """How data and noise follow from the parts, at the times of a float64 marginal."""
+
+    @abc.abstractmethod
+    def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
+        """The parts of the prediction at states `u` (B, *), all at one time: u itself first; counted."""
+
     def time_input(self, t: Tensor) -> Tensor | None:
         """What the network is told about the times `t`, float64; None for oracles."""
         return None
 
-    def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
-        """The point of the times `t` (float64, () or (B,)) for states of this type and device."""
-        told = self.time_input(t)
-        time = None if told is None else to_device(told, device, torch.float32)
-        return Point(self.process.marginal(t).cast(dtype, device), time)
+    def extra(self, marginal: Marginal, device: torch.device | str) -> Any:
+        """What else this kind of denoiser needs at one time of a grid; computed before the loop."""
+        return None
 
-    def prepare_each(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> list[Point]:
-        """One point for each of the times `t` (n,), as a sampling loop visits them: their numbers stay exact."""
-        told = self.time_input(t)
-        times = [None] * len(t) if told is None else to_device(told, device, torch.float32).unbind()
+    def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> list[Point]:
+        """One point for each of the times `t` (n,) that a sampling loop visits, for states of this type and device."""
         marginal = self.process.marginal(t)
-        return [Point(marginal[k].cast(dtype, device), times[k]) for k in range(len(t))]
+        form = self.form(marginal)
+        times = told(self.time_input(t), dtype, device)
+        listed: Sequence[Tensor | None] = [None] * len(t) if times is None else times.split(1)
+        return [
+            Point(
+                marginal[k].cast(dtype, device),
+                listed[k],
+                form.data[k].cast(dtype, device),
+                form.noise[k].cast(dtype, device),
+                self.extra(marginal[k], device),
+            )
+            for k in range(len(t))
+        ]
 
-    @abc.abstractmethod
     def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
-        """The prediction at states `u` (B, *), all at one time or each at its own."""
+        """The prediction at states `u` (B, *), all at one time."""
+        return Prediction(self.parts(u, point, conditions), point.data, point.noise)
+
+
+def told(time: Tensor | None, dtype: torch.dtype, device: torch.device | str) -> Tensor | None:
+    """A time input as the network receives it: float32, or float64 beside float64 states."""
+    if time is None:
+        return None
+    return to_device(time, device, torch.promote_types(dtype, torch.float32))
+
+
+def with_second(parts: Parts, marginal: Marginal, conditions: Conditions) -> Parts:
+    """The parts, completed by the second image of a process that has one."""
+    return parts if marginal.auxiliary is None else (*parts, second_image(conditions.endpoint))
 
 
 class NetworkDenoiser(Denoiser):
@@ -78,26 +120,40 @@ class NetworkDenoiser(Denoiser):
         process: the forward process.
         autocast: lower precision of the network alone while sampling, e.g. torch.bfloat16; states and coefficients keep
             theirs. In training the trainer does this.
+        unconditional: the network was trained to answer also without labels (label -1), which guidance needs.
 
     Raises:
         ConfigError: when the head has no meaning on the process.
     """
 
     def __init__(
-        self, network: nn.Module, head: Head, process: Process, autocast: torch.dtype | None = None
+        self,
+        network: nn.Module,
+        head: Head,
+        process: Process,
+        autocast: torch.dtype | None = None,
+        unconditional: bool = False,
     ) -> None:
         super().__init__(process)
         head.check(process)
         self.network = network
         self.head = head
-        self.gives = head.gives
+        self.gives = head.gives | ({"unconditional"} if unconditional else frozenset())
         self.autocast = autocast
+
+    def form(self, marginal: Marginal) -> Form:
+        return self.head.form(marginal)
 
     def time_input(self, t: Tensor) -> Tensor:
         return self.head.time_input(self.process, t)
 
-    def output(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Tensor:
+    def output(self, u: Tensor, time: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         """The raw network output in the state's type; counted.
+
+        Args:
+            u: states (B, *).
+            time: the network's time input, (B,) or (1,).
+            conditions: labels.
 
         Raises:
             ValueError: for a condition that the network cannot be shown.
@@ -105,11 +161,11 @@ class NetworkDenoiser(Denoiser):
         if conditions.image is not None or conditions.mask is not None:
             raise ValueError("this denoiser's network takes no condition image and no mask")
         self.evaluations += u.shape[0]
-        time = point.time.reshape(-1)
         if self.autocast is None:
             return self.network(u, time, conditions.labels).to(u.dtype)
         with torch.autocast(u.device.type, self.autocast):
             return self.network(u, time, conditions.labels).to(u.dtype)
 
-    def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
-        return self.head.predict(u, point.marginal, self.output(u, point, conditions), conditions)
+    def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
+        output = self.output(u, point.time, conditions)
+        return with_second((u, *self.head.split(output)), point.marginal, conditions)

@@ -1,7 +1,7 @@
-"""What the network's output means: noise (eps), data (x0) or velocity (v = alpha e - sigma x0), Salimans & Ho 2022.
+"""What the network's output means: noise (eps), data (x0), velocity (v), score, or data and noise at once (both).
 
 With consistent targets the squared errors of one output are tied: E = SNR X, V = (1 + SNR) X, where X, E, V are the
-errors in data, noise and velocity (section 4 and eq. 9 of that paper). `data_weight` is that factor.
+errors in data, noise and velocity (Salimans & Ho 2022, section 4 and eq. 9). `data_weight` is that factor.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError
-from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
-from diffexp.prediction.result import Prediction
+from diffexp.prediction.form import STATE, Form
 from diffexp.prediction.time_input import TimeInput, time_input
 from diffexp.process.base import Marginal, Process
-from diffexp.process.operator import combine
+from diffexp.process.combination import Combination
+from diffexp.process.operator import Operator, combine
+
+_OUTPUT = STATE + 1
 
 
 class Head(abc.ABC):
@@ -28,17 +30,23 @@ class Head(abc.ABC):
     Attributes:
         name: short name, as in the config group.
         gives: the quantities of `Prediction` that can be had from it.
+        outputs: how many images of the state's shape the network puts out.
     """
 
     name: str
     gives: frozenset[str] = frozenset({"data", "noise"})
+    outputs: int = 1
 
     def __init__(self, time: TimeInput = "999t") -> None:
         self.time = time
 
     def out_channels(self, channels: int) -> int:
         """Output channels of the network for a state of `channels` channels."""
-        return channels
+        return self.outputs * channels
+
+    def split(self, output: Tensor) -> tuple[Tensor, ...]:
+        """The network output (B, outputs * C, *) as `outputs` images (B, C, *)."""
+        return (output,) if self.outputs == 1 else output.chunk(self.outputs, dim=1)
 
     def check(self, process: Process) -> None:  # noqa: B027 - most heads fit every process
         """Raise ConfigError when this head has no meaning on `process`."""
@@ -48,35 +56,77 @@ class Head(abc.ABC):
         return time_input(self.time, process, t)
 
     @abc.abstractmethod
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
-        """What the network should say for u = A x0 + B y + L noise, (B, *); y is `conditions.endpoint`."""
+    def form(self, marginal: Marginal) -> Form:
+        """Data and noise as combinations of the state and the outputs; float64."""
+
+    @abc.abstractmethod
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
+        """What the network should say for u = A x0 + B y + L noise: (B, outputs * C, *)."""
+
+    def error(self, marginal: Marginal, output: Tensor, target: Tensor) -> Tensor:
+        """The error that the objective squares, (B, C, *); of one output, output - target."""
+        return output - target
 
     @abc.abstractmethod
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
-        """Squared error of this head divided by the squared error of the data it implies: float64, shape of `t`."""
-
-    @abc.abstractmethod
-    def predict(
-        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
-    ) -> Prediction:
-        """The prediction in a network output (B, *) at state `u`."""
+        """Squared `error` divided by the squared error of the data it implies: float64, the shape of `t`."""
 
 
 class Eps(Head):
-    """The network predicts the unit noise e of u = A x0 + L e (Ho et al. 2020)."""
+    """The network predicts the unit noise e of u = A x0 + B y + L e (Ho et al. 2020).
+
+    Args:
+        time: see `Head`.
+        mixed: the network predicts what is left after the noise of standard normal data,
+            e^ = F + L^T (A A^T + L L^T)^-1 u (the mixed score of Vahdat et al. 2021 and CLD-SGM).
+    """
 
     name = "eps"
 
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
-        return noise
+    def __init__(self, time: TimeInput = "999t", mixed: bool = False) -> None:
+        super().__init__(time)
+        self.mixed = mixed
+
+    def form(self, marginal: Marginal) -> Form:
+        output = Combination({_OUTPUT: marginal.signal.identity()})
+        if not self.mixed:
+            return Form(marginal, noise=output)
+        gain, share = _normal_data(marginal)
+        inverse = marginal.signal.inverse()
+        data = Combination({STATE: share, _OUTPUT: -1.0 * (inverse @ marginal.factor)})
+        return Form(marginal, data=data, noise=output + Combination({STATE: gain}))
+
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
+        return noise - marginal.derived(_normal_data)[0].apply(u) if self.mixed else noise
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t).exp()
 
-    def predict(
-        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
-    ) -> Prediction:
-        return Prediction(u, marginal, noise=lambda: output, y=conditions.endpoint)
+
+def _normal_data(law: Marginal) -> tuple[Operator, Operator]:
+    """(L^T V^-1, A^T V^-1), V = A A^T + L L^T: noise and data that a state implies for standard normal data."""
+    inverse = (law.signal.covariance() + law.factor.covariance()).inverse()
+    return law.factor.transpose() @ inverse, law.signal.transpose() @ inverse
+
+
+class Score(Head):
+    """The network predicts the score, grad log p(u_t) = -L^-T e."""
+
+    name = "score"
+
+    def form(self, marginal: Marginal) -> Form:
+        return Form(marginal, noise=Combination({_OUTPUT: -1.0 * marginal.factor.transpose()}))
+
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
+        return marginal.derived(_to_score)[0].apply(noise)
+
+    def data_weight(self, process: Process, t: Tensor) -> Tensor:
+        return (process.log_snr(t) - 2.0 * process.factor(t).log_det((1,))).exp()
+
+
+def _to_score(law: Marginal) -> tuple[Operator]:
+    """(-L^-T,)."""
+    return (-1.0 * law.factor.transpose().inverse(),)
 
 
 class X0(Head):
@@ -84,19 +134,25 @@ class X0(Head):
 
     name = "x0"
 
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
+    def form(self, marginal: Marginal) -> Form:
+        return Form(marginal, data=Combination({_OUTPUT: marginal.signal.identity()}))
+
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
         return x0
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def predict(
-        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
-    ) -> Prediction:
-        return Prediction(u, marginal, data=lambda: output, y=conditions.endpoint)
+
+class _Preserving(Head):
+    """A head whose algebra needs alpha^2 + sigma^2 = 1."""
+
+    def check(self, process: Process) -> None:
+        if not process.variance_preserving:
+            raise ConfigError(f"prediction={self.name} needs alpha^2 + sigma^2 = 1, unlike {process.name}: use eps")
 
 
-class V(Head):
+class V(_Preserving):
     """The network predicts v = alpha e - sigma x0, which stays meaningful at both ends of the process.
 
     For alpha^2 + sigma^2 = 1: x0 = alpha u - sigma v and e = sigma u + alpha v (Salimans & Ho 2022, appendix D).
@@ -104,22 +160,47 @@ class V(Head):
 
     name = "v"
 
-    def check(self, process: Process) -> None:
-        if not process.variance_preserving:
-            raise ConfigError(f"prediction=v needs alpha^2 + sigma^2 = 1, unlike {process.name}: use eps or x0")
+    def form(self, marginal: Marginal) -> Form:
+        signal, factor = marginal.signal, marginal.factor
+        data = Combination({STATE: signal, _OUTPUT: -1.0 * factor})
+        return Form(marginal, data=data, noise=Combination({STATE: factor, _OUTPUT: signal}))
 
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
         return combine([(marginal.signal, noise), (marginal.minus_factor, x0)])
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return 1.0 + process.log_snr(t).exp()
 
-    def predict(
-        self, u: Tensor, marginal: Marginal, output: Tensor, conditions: Conditions = NO_CONDITIONS
-    ) -> Prediction:
-        return Prediction(
-            u,
-            marginal,
-            data=lambda: combine([(marginal.signal, u), (marginal.minus_factor, output)]),
-            noise=lambda: combine([(marginal.factor, u), (marginal.signal, output)]),
-        )
+
+class Both(_Preserving):
+    """The network predicts data and noise, merged by their reliability (Salimans & Ho 2022, section 4).
+
+    The first half of the channels is Fx, the second Fe: x^ = sigma^2 Fx + alpha (u - sigma Fe), where alpha^2 / alpha
+    is cancelled by hand: 1 / alpha reaches 2e4. The noise follows from the merged data; the objective squares the error
+    of the merged data, sigma^2 (Fx - x0) - alpha sigma (Fe - e).
+    """
+
+    name = "both"
+    outputs = 2
+
+    def form(self, marginal: Marginal) -> Form:
+        signal, factor = marginal.signal, marginal.factor
+        cross = -1.0 * (signal @ factor)
+        data = Combination({STATE: signal, _OUTPUT: factor @ factor, _OUTPUT + 1: cross})
+        noise = Combination({STATE: factor, _OUTPUT: cross, _OUTPUT + 1: signal @ signal})
+        return Form(marginal, data=data, noise=noise, outputs=2)
+
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
+        return torch.cat([x0, noise], dim=1)
+
+    def error(self, marginal: Marginal, output: Tensor, target: Tensor) -> Tensor:
+        data, noise = (output - target).chunk(2, dim=1)
+        return combine(list(zip(marginal.derived(_merge), (data, noise), strict=True)))
+
+    def data_weight(self, process: Process, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+def _merge(law: Marginal) -> tuple[Operator, Operator]:
+    """(sigma^2, -alpha sigma)."""
+    return law.factor @ law.factor, -1.0 * (law.signal @ law.factor)

@@ -10,26 +10,37 @@ from torch import Tensor
 
 from diffexp.process.base import Process
 
-TimeInput = Literal["t", "999t", "log_snr", "angle"]
+TimeInput = Literal["t", "999t", "index", "log_snr", "angle", "log_snr_linear", "log_snr_sigmoid"]
 
 
 def time_input(kind: TimeInput, process: Process, t: Tensor) -> Tensor:
     """The number that the network's time embedding receives.
 
     Args:
-        kind: "t" as it is; "999t" (score_sde, gDDIM: a Fourier embedding takes the logarithm of it itself); "log_snr";
-            "angle": 1000 arctan(exp(-logsnr / 2)) / (pi / 2), in (0, 1000) (Salimans & Ho 2022, "inv_cos").
+        kind: "t" as it is; "999t" (score_sde, gDDIM: a Fourier embedding takes the logarithm of it itself); "index":
+            the (fractional) index into the process's table, 0 .. T - 1; "log_snr". Three maps of the log-SNR to
+            (0, 1000) are those of Salimans & Ho 2022 (released code): "angle": 1000 arctan(exp(-l / 2)) / (pi / 2) with
+            l clipped to +-20 ("inv_cos"); "log_snr_linear": 1000 (l + 10) / 20; "log_snr_sigmoid": 1000 sigmoid(l).
         process: the forward process.
         t: times, float64 () or (B,).
 
     Returns:
         float64, the shape of `t`.
+
+    Raises:
+        ConfigError: "index" on a process without a table.
     """
     if kind == "t":
         return t
     if kind == "999t":
         return 999.0 * t
-    log_snr = process.log_snr(t).clamp(-20.0, 20.0) if kind == "angle" else process.log_snr(t)
+    if kind == "index":
+        return process.index(t)
+    log_snr = process.log_snr(t)
     if kind == "log_snr":
         return log_snr
-    return 1000.0 * torch.arctan(torch.exp(-0.5 * log_snr)) / (0.5 * math.pi)
+    if kind == "log_snr_linear":
+        return 50.0 * (log_snr + 10.0)
+    if kind == "log_snr_sigmoid":
+        return 1000.0 * torch.sigmoid(log_snr)
+    return 1000.0 * torch.arctan(torch.exp(-0.5 * log_snr.clamp(-20.0, 20.0))) / (0.5 * math.pi)

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import ConfigError
 from diffexp.process.operator import Operator, combine
 
 FactorKind = Literal["cholesky", "R"]
@@ -52,8 +53,8 @@ class Marginal:
         signal, factor = self.signal.cast(dtype, device), self.factor.cast(dtype, device)
         return Marginal(self.t, signal, auxiliary, factor, exact=self, place=(dtype, device))
 
-    def _derived(self, derive: Callable[[Marginal], tuple[Operator, ...]]) -> tuple[Operator, ...]:
-        """Operators made of this marginal's own, in float64 whatever the states are."""
+    def derived(self, derive: Callable[[Marginal], tuple[Operator, ...]]) -> tuple[Operator, ...]:
+        """Operators made of this marginal's own, in float64 whatever the states are, and cast as it was."""
         if self.exact is None or self.place is None:
             return derive(self)
         return tuple(operator.cast(*self.place) for operator in derive(self.exact))
@@ -61,17 +62,7 @@ class Marginal:
     @cached_property
     def minus_factor(self) -> Operator:
         """-L_t."""
-        return self._derived(lambda law: (-1.0 * law.factor,))[0]
-
-    @cached_property
-    def data_from_noise(self) -> tuple[Operator, ...]:
-        """(A^-1, -A^-1 L, -A^-1 B): x0 = A^-1 u - A^-1 L e - A^-1 B y; the last only with a second image."""
-        return self._derived(lambda law: _solve(law.signal, law.factor, law.auxiliary))
-
-    @cached_property
-    def noise_from_data(self) -> tuple[Operator, ...]:
-        """(L^-1, -L^-1 A, -L^-1 B): e = L^-1 u - L^-1 A x0 - L^-1 B y; the last only with a second image."""
-        return self._derived(lambda law: _solve(law.factor, law.signal, law.auxiliary))
+        return self.derived(lambda law: (-1.0 * law.factor,))[0]
 
     def perturb(self, x0: Tensor, noise: Tensor, y: Tensor | None = None) -> Tensor:
         """u_t for given (lifted) data and unit noise, each (B, *)."""
@@ -88,13 +79,6 @@ def second_image(y: Tensor | None) -> Tensor:
     return y
 
 
-def _solve(wanted: Operator, other: Operator, auxiliary: Operator | None) -> tuple[Operator, ...]:
-    """The operators on (u, other, y) that give the unknown with operator `wanted` in u = wanted a + other b + aux y."""
-    inverse = wanted.inverse()
-    found = (inverse, -1.0 * (inverse @ other))
-    return found if auxiliary is None else (*found, -1.0 * (inverse @ auxiliary))
-
-
 class Process(abc.ABC):
     """A linear Gaussian forward process.
 
@@ -103,12 +87,14 @@ class Process(abc.ABC):
         variance_preserving: alpha^2 + sigma^2 = 1 at every time.
         t_max: time of the prior.
         t_data: time at which the marginal is closest to the data (usually 0).
+        num_steps: length of the table, for a process that is one; else None.
     """
 
     name: str
     variance_preserving: bool = False
     t_max: float = 1.0
     t_data: float = 0.0
+    num_steps: int | None = None
 
     @abc.abstractmethod
     def signal(self, t: Tensor) -> Operator:
@@ -141,16 +127,36 @@ class Process(abc.ABC):
         """G_t, per square root of a unit of time."""
 
     @abc.abstractmethod
-    def prior_factor(self) -> Operator:
-        """The factor of the law from which sampling starts, N(0, K K^T) around zero signal."""
+    def prior_factor(self, t: Tensor | None = None) -> Operator:
+        """The factor of the law from which sampling starts, N(0, K K^T) around zero signal.
+
+        Args:
+            t: the grid's first time, (); None is t_max.
+        """
 
     @abc.abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2), for the weights and time inputs of isotropic processes."""
 
     @abc.abstractmethod
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The inverse of `log_snr`: float64, the shape of the argument.
+
+        Values beyond the process's ends give the nearest end, t_data or t_max.
+        """
+
     def time_of(self, alpha: Tensor) -> Tensor:
-        """The time at which the signal level is `alpha`, the inverse of `signal` for scalar processes."""
+        """The time whose signal-to-noise ratio is alpha^2 / (1 - alpha^2): float64, the shape of `alpha` in [0, 1].
+
+        On a variance-preserving process this is the time at which the signal level is alpha; on others, levels found
+        for such a process keep their meaning. alpha = 1 gives t_data, and levels beyond the ends give the nearest end.
+        """
+        alpha = torch.as_tensor(alpha, dtype=torch.float64)
+        return self.time_of_log_snr(2.0 * alpha.log() - ((1.0 - alpha) * (1.0 + alpha)).log())
+
+    def index(self, t: Tensor) -> Tensor:
+        """The (fractional) index into the process's table at times `t`; ConfigError without a table."""
+        raise ConfigError(f"prediction.time=index: process {self.name} has no table; use 999t or log_snr")
 
     def marginal(self, t: Tensor, kind: FactorKind = "R") -> Marginal:
         """The law of u_t given the data at times `t`."""
@@ -168,6 +174,14 @@ class Process(abc.ABC):
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one state for one image shape (C, H, W)."""
         return tuple(image_shape)
+
+    def transition_factor(self, t: Tensor, s: Tensor) -> Operator:
+        """Q, a factor of the noise that the process adds from time s to time t > s: u_t = Psi(t, s) u_s + Q z.
+
+        Q Q^T = Sigma_t - Psi Sigma_s Psi^T; processes with a form free of cancellation override this.
+        """
+        moved = self.transition(t, s) @ self.factor(s)
+        return (self.factor(t).covariance() - moved.covariance()).factor()
 
     def posterior(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> tuple[Operator, Operator]:
         """The law of u_s given u_t and the data, for s < t, with u_t = A_t x0 + L_t e.

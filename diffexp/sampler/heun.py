@@ -9,37 +9,49 @@ amplify the rounding of the state. The last step has no corrector, as in Karras 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from diffexp.prediction.form import Form
 from diffexp.process.base import Process
-from diffexp.process.operator import Operator, combine
+from diffexp.process.combination import Combination
+from diffexp.process.operator import Operator
 from diffexp.sampler.grid import Last
 from diffexp.sampler.stepper import Draw, Evaluate, Stepper
 
 
 @dataclass(frozen=True)
+class Coefficients:
+    """Of n steps: A_s, L_s and D / 2, each a batch of n operators; `last` as in `Grid`."""
+
+    data: Operator
+    noise: Operator
+    half: Operator
+    last: Last
+
+
+@dataclass(frozen=True)
 class Row:
-    """Coefficients of one step from grid time k.
+    """One step from grid time k.
 
     Attributes:
         k: index of the step's first time.
-        data: A_s, or None when the step hands over the data estimate itself.
-        noise: L_s.
-        half: D / 2, or None for the last step, which has no corrector.
+        predicted: the DDIM step, of the parts at its first time.
+        corrected: the corrected state, of the parts at its first time and behind them those at its second one; None
+            for the last step.
     """
 
     k: int
-    data: Operator | None
-    noise: Operator
-    half: Operator | None
+    predicted: Combination
+    corrected: Combination | None
 
     def cast(self, dtype: torch.dtype, device: torch.device | str) -> Row:
         """The same row, ready for states of this type and device."""
-        parts = [None if part is None else part.cast(dtype, device) for part in (self.data, self.noise, self.half)]
-        return Row(self.k, *parts)
+        corrected = None if self.corrected is None else self.corrected.cast(dtype, device)
+        return Row(self.k, self.predicted.cast(dtype, device), corrected)
 
 
 class Heun(Stepper):
@@ -48,20 +60,25 @@ class Heun(Stepper):
     def evaluations(self, n: int) -> int:
         return 2 * n - 1
 
-    def plan(self, process: Process, times: Tensor, last: Last) -> list[Row]:
+    def plan(self, process: Process, times: Tensor, last: Last) -> Coefficients:
         t, s = times[:-1], times[1:]
         signal, factor = process.signal(s), process.factor(s)
-        half = 0.5 * (factor - process.transition(s, t) @ process.factor(t))
-        final = len(t) - 1
-        rows = [Row(k, signal[k], factor[k], half[k]) for k in range(final)]
-        return [*rows, Row(final, None if last == "data" else signal[final], factor[final], None)]
+        return Coefficients(signal, factor, 0.5 * (factor - process.transition(s, t) @ process.factor(t)), last)
+
+    def bind(self, plan: Coefficients, form: Form) -> Sequence[Row]:
+        data, noise = form.data, form.noise
+        predicted = data.after(plan.data) + noise.after(plan.noise)
+        here = data.after(plan.data) + noise.after(plan.noise - plan.half)
+        final = len(form.marginal.t) - 1
+        rows = []
+        for k in range(final):
+            there = noise[k + 1].after(plan.half[k]).shifted(form.parts)
+            rows.append(Row(k, predicted[k], here[k] + there))
+        return [*rows, Row(final, data[final] if plan.last == "data" else predicted[final], None)]
 
     def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw) -> Tensor:
-        here = evaluate(u, row.k)
-        if row.data is None:
-            return here.data
-        predicted = combine([(row.data, here.data), (row.noise, here.noise)])
-        if row.half is None:
+        here = evaluate(u, row.k).parts
+        predicted = row.predicted(here)
+        if row.corrected is None:
             return predicted
-        there = evaluate(predicted, row.k + 1)
-        return predicted + row.half.apply(there.noise - here.noise)
+        return row.corrected((*here, *evaluate(predicted, row.k + 1).parts))

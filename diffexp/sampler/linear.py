@@ -1,82 +1,169 @@
-"""Linear steps from the prediction: u_s = A_s x^ + K e^ + C z, one row of coefficients for each step.
+"""Linear steps: u_s = S u_t + A x^ + K e^ + C z, one row of independent coefficients for each step.
 
-DDIM (Song et al. 2021, eq. 12 with eta = 0) keeps all the noise it sees: K = L_s, C = 0. DDPM's ancestral step
-(Ho et al. 2020, eq. 7) draws from the exact posterior of u_s given u_t and the data estimate. Both satisfy
-K K^T + C C^T = L_s L_s^T on isotropic processes, so that the step has the right marginal for exact predictions.
+DDIM (Song et al. 2021, eq. 12 and 16) and DDPM's ancestral step (Ho et al. 2020, eq. 7) have A = A_s, S = 0 and
+K K^T + C C^T = L_s L_s^T on isotropic processes, so that the step has the right marginal for exact predictions; a
+named variance other than the posterior's gives that up. Euler's steps (`euler`) are rows of the same kind.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import ConfigError
+from diffexp.prediction.form import Form
 from diffexp.process.base import Process
-from diffexp.process.operator import Operator, combine
+from diffexp.process.combination import Combination
+from diffexp.process.operator import Operator
 from diffexp.sampler.grid import Last
 from diffexp.sampler.stepper import Draw, Evaluate, Stepper
 
 
 @dataclass(frozen=True)
+class Coefficients:
+    """The coefficients of n steps, each a batch of n operators or None for zero.
+
+    Attributes:
+        state: S, on the present state.
+        data: A, on the data estimate.
+        noise: K, on the noise estimate.
+        fresh: C, on fresh noise.
+        last: what the last step hands over: its "state", or the "data" estimate in place of it.
+    """
+
+    state: Operator | None = None
+    data: Operator | None = None
+    noise: Operator | None = None
+    fresh: Operator | None = None
+    last: Last = "state"
+
+
+@dataclass(frozen=True)
 class Row:
-    """Coefficients of one step from grid time k.
+    """One step from grid time k.
 
     Attributes:
         k: index of the step's first time.
-        data: A_s, or None when the step hands over the data estimate itself.
-        noise: K, or None.
-        fresh: C, or None when no noise is drawn.
+        mix: the next state as a combination of the prediction's parts and, behind them, fresh noise.
+        draws: whether fresh noise enters.
     """
 
     k: int
-    data: Operator | None
-    noise: Operator | None = None
-    fresh: Operator | None = None
+    mix: Combination
+    draws: bool = False
 
     def cast(self, dtype: torch.dtype, device: torch.device | str) -> Row:
         """The same row, ready for states of this type and device."""
-        parts = [None if part is None else part.cast(dtype, device) for part in (self.data, self.noise, self.fresh)]
-        return Row(self.k, *parts)
+        return Row(self.k, self.mix.cast(dtype, device), self.draws)
 
 
 class LinearStepper(Stepper):
-    """One evaluation a step, linear in data estimate, noise estimate and fresh noise."""
+    """One evaluation a step, linear in state, data estimate, noise estimate and fresh noise."""
 
     @abc.abstractmethod
-    def coefficients(self, process: Process, t: Tensor, s: Tensor) -> tuple[Operator, Operator | None]:
-        """(K, C) of the steps t -> s, batched over the steps; C is None for a deterministic step."""
+    def coefficients(self, process: Process, t: Tensor, s: Tensor) -> Coefficients:
+        """The coefficients of the steps t -> s, batched over the steps."""
 
-    def plan(self, process: Process, times: Tensor, last: Last) -> list[Row]:
-        t, s = times[:-1], times[1:]
-        signal = process.signal(s)
-        keep, fresh = self.coefficients(process, t, s)
-        drawn = [None if fresh is None or fresh[k].is_zero() else fresh[k] for k in range(len(t))]
-        rows = [Row(k, signal[k], keep[k], drawn[k]) for k in range(len(t))]
-        if last == "data":
-            rows[-1] = Row(len(t) - 1, None)
+    def plan(self, process: Process, times: Tensor, last: Last) -> Coefficients:
+        found = self.coefficients(process, times[:-1], times[1:])
+        return Coefficients(found.state, found.data, found.noise, found.fresh, last)
+
+    def bind(self, plan: Coefficients, form: Form) -> Sequence[Row]:
+        mix = Combination({})
+        if plan.state is not None:
+            mix += form.state(plan.state)
+        if plan.data is not None:
+            mix += form.data.after(plan.data)
+        if plan.noise is not None:
+            mix += form.noise.after(plan.noise)
+        rows = [_row(k, mix[k], plan.fresh, form.parts) for k in range(len(form.marginal.t))]
+        if plan.last == "data":
+            rows[-1] = Row(rows[-1].k, form.data[-1])
         return rows
 
     def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw) -> Tensor:
-        prediction = evaluate(u, row.k)
-        if row.data is None:
-            return prediction.data
-        terms = [(row.data, prediction.data), (row.noise, prediction.noise)]
-        if row.fresh is not None:
-            terms.append((row.fresh, draw()))
-        return combine(terms)
+        parts = evaluate(u, row.k).parts
+        return row.mix((*parts, draw()) if row.draws else parts)
+
+
+def _row(k: int, mean: Combination, fresh: Operator | None, place: int) -> Row:
+    """The row of step k, with fresh noise as the part at `place` unless its coefficient vanishes."""
+    if fresh is None or fresh[k].is_zero():
+        return Row(k, mean)
+    return Row(k, mean + Combination({place: fresh[k]}), draws=True)
 
 
 class DDIM(LinearStepper):
-    """The deterministic step: the noise estimate is carried over unchanged."""
+    """The step that carries the noise estimate over; with `eta` a part of it is drawn anew.
 
-    def coefficients(self, process: Process, t: Tensor, s: Tensor) -> tuple[Operator, Operator | None]:
-        return process.factor(s), None
+    C = eta times the posterior's factor and K K^T = L_s L_s^T - C C^T (Song et al. 2021, eq. 16): eta = 0 is
+    deterministic and keeps K = L_s, eta = 1 is the ancestral step.
+
+    Args:
+        eta: share of the posterior's standard deviation that is drawn, in [0, 1].
+
+    Raises:
+        ConfigError: for another eta.
+    """
+
+    def __init__(self, eta: float = 0.0) -> None:
+        if not 0.0 <= eta <= 1.0:
+            raise ConfigError(f"sampler.stepper.eta={eta}: must be between 0 (deterministic) and 1 (ancestral)")
+        self.eta = eta
+
+    def coefficients(self, process: Process, t: Tensor, s: Tensor) -> Coefficients:
+        if self.eta == 0.0:
+            return Coefficients(data=process.signal(s), noise=process.factor(s))
+        keep, fresh = process.posterior(t, s)
+        if self.eta < 1.0:
+            fresh = self.eta * fresh
+            keep = (process.factor(s).covariance() - fresh.covariance()).factor()
+        return Coefficients(data=process.signal(s), noise=keep, fresh=fresh)
+
+
+Variance = Literal["small", "large", "medium"]
 
 
 class Ancestral(LinearStepper):
-    """DDPM's step: a draw from the posterior q(u_s | u_t, x^) with its exact ("small") covariance."""
+    """DDPM's step: the mean of the posterior q(u_s | u_t, x^) and fresh noise of a named variance.
 
-    def coefficients(self, process: Process, t: Tensor, s: Tensor) -> tuple[Operator, Operator | None]:
-        return process.posterior(t, s)
+    "small" is the posterior's own variance (exact for data at one point), "large" that of the forward step from s to t
+    (exact for white data; Ho et al. 2020, section 3.2), "medium" small^(1 - f) large^f (Nichol & Dhariwal 2021, eq. 15
+    with a constant; Salimans & Ho 2022 tune f for each budget). A step to a noise-free level draws nothing.
+
+    Args:
+        variance: its name.
+        interpolation: f in [0, 1], for "medium".
+
+    Raises:
+        ConfigError: for an f out of range, a missing one, or one that would have no effect.
+    """
+
+    def __init__(self, variance: Variance = "small", interpolation: float | None = None) -> None:
+        if (variance == "medium") != (interpolation is not None):
+            what = "needs" if interpolation is None else "has no use for"
+            raise ConfigError(f"sampler.stepper.variance={variance}: {what} sampler.stepper.interpolation")
+        if interpolation is not None and not 0.0 <= interpolation <= 1.0:
+            raise ConfigError(f"sampler.stepper.interpolation={interpolation}: must be between 0 (small) and 1 (large)")
+        self.variance: Variance = variance
+        self.interpolation = interpolation
+
+    def coefficients(self, process: Process, t: Tensor, s: Tensor) -> Coefficients:
+        keep, small = process.posterior(t, s)
+        fresh = small
+        if self.variance != "small":
+            large = process.transition_factor(t, s)
+            fresh = large if self.variance == "large" else small.geometric(large, self.interpolation)
+            fresh = _silenced(fresh, process.factor(s), len(s))
+        return Coefficients(data=process.signal(s), noise=keep, fresh=fresh)
+
+
+def _silenced(fresh: Operator, level: Operator, n: int) -> Operator:
+    """Fresh noise of n steps, but none in those whose target level is noise-free."""
+    heard = torch.tensor([0.0 if level[k].is_zero() else 1.0 for k in range(n)], dtype=torch.float64)
+    return heard * fresh

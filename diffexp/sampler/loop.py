@@ -12,14 +12,18 @@ from torch import Tensor
 
 from diffexp.core.errors import ConfigError, SamplingError
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
-from diffexp.prediction.denoiser import Denoiser
+from diffexp.prediction.denoiser import Denoiser, Point
 from diffexp.prediction.result import Prediction
+from diffexp.prediction.wrapper import Clipped, Guided
 from diffexp.process.base import Process
+from diffexp.process.operator import Operator
 from diffexp.sampler.grid import Grid
 from diffexp.sampler.noise import NoiseSource
 from diffexp.sampler.stepper import Stepper, cast_rows
 
 OnStep = Callable[[int, Tensor], None]
+Key = tuple[Any, ...]
+Bound = tuple[Sequence[Point], Sequence[Any], Operator]
 _SEARCH_LIMIT = 100_000
 
 
@@ -39,14 +43,24 @@ class Sampler:
         stepper: the family of steps.
         grid: the times.
         clip: hold data estimates in [-1, 1] and derive the noise again from them.
+        guidance: scale of classifier-free guidance, which doubles the network evaluations (1 is the conditional model
+            itself); None: no guidance.
     """
 
-    def __init__(self, name: str, stepper: Stepper, grid: Grid, clip: bool = False) -> None:
+    def __init__(
+        self, name: str, stepper: Stepper, grid: Grid, clip: bool = False, guidance: float | None = None
+    ) -> None:
         self.name = name
         self.stepper = stepper
         self.grid = grid
         self.clip = clip
-        self._plans: weakref.WeakKeyDictionary[Process, dict[int, Sequence[Any]]] = weakref.WeakKeyDictionary()
+        self.guidance = guidance
+        self._plans: weakref.WeakKeyDictionary[Process, dict[Key, Any]] = weakref.WeakKeyDictionary()
+        self._bound: weakref.WeakKeyDictionary[Denoiser, dict[Key, Bound]] = weakref.WeakKeyDictionary()
+
+    def evaluations(self, n: int) -> int:
+        """Network evaluations of n >= 1 steps, for each image."""
+        return self.stepper.evaluations(n) * (1 if self.guidance is None else 2)
 
     def steps(self, nfe: int) -> int:
         """The number of steps that costs exactly `nfe` evaluations.
@@ -57,39 +71,51 @@ class Sampler:
         n, below = self._largest(nfe)
         if n >= 1 and below == nfe:
             return n
-        above = self.stepper.evaluations(n + 1)
-        options = f"{below} or {above}" if n >= 1 else f"{above}"
+        if self.grid.steps is not None:
+            options = f"{self.evaluations(self.grid.steps)}, the {self.grid.steps} steps of grid {self.grid.name}"
+        else:
+            above = self.evaluations(n + 1)
+            options = f"{below} or {above}" if n >= 1 else f"{above}"
         raise ConfigError(f"nfe={nfe} is not reachable with sampler {self.name}: choose {options}")
 
     def nearest_nfe(self, nfe: int) -> int:
         """The largest feasible budget that is not above `nfe`, or the smallest feasible one."""
         n, below = self._largest(nfe)
-        return below if n >= 1 else self.stepper.evaluations(1)
+        return below if n >= 1 else self.evaluations(self.grid.steps or 1)
 
     def _largest(self, nfe: int) -> tuple[int, int]:
         """(n, its cost) of the largest n with cost <= nfe; (0, 0) when one step is too expensive."""
+        if self.grid.steps is not None:
+            cost = self.evaluations(self.grid.steps)
+            return (self.grid.steps, cost) if cost <= nfe else (0, 0)
         low, high = 0, min(max(nfe, 0), _SEARCH_LIMIT) + 1
         while high - low > 1:  # costs grow with n, by at least one a step
             middle = (low + high) // 2
-            low, high = (middle, high) if self.stepper.evaluations(middle) <= nfe else (low, middle)
-        return low, self.stepper.evaluations(low) if low else 0
+            low, high = (middle, high) if self.evaluations(middle) <= nfe else (low, middle)
+        return low, self.evaluations(low) if low else 0
 
     def times(self, process: Process, nfe: int) -> Tensor:
         """The grid of this budget on `process`, float64 (n + 1,)."""
         return self.grid.times(process, self.steps(nfe))
 
-    def plan(self, process: Process, nfe: int) -> Sequence[Any]:
-        """The float64 coefficient rows of this budget, computed once for each process."""
+    def plan(self, process: Process, nfe: int) -> Any:
+        """The stepper's float64 coefficients of this budget, computed once for each process."""
         plans = self._plans.setdefault(process, {})
-        if nfe not in plans:
-            plans[nfe] = self.stepper.plan(process, self.times(process, nfe), self.grid.last)
-        return plans[nfe]
+        key = (nfe, self.stepper, self.grid)
+        if key not in plans:
+            plans[key] = self.stepper.plan(process, self.times(process, nfe), self.grid.last)
+        return plans[key]
 
     def check(self, gives: frozenset[str]) -> None:
-        """Raise ConfigError when a denoiser that gives only `gives` cannot feed the stepper."""
+        """Raise ConfigError when a denoiser that gives only `gives` cannot feed the sampler."""
         missing = sorted(self.stepper.needs - gives)
         if missing:
             raise ConfigError(f"sampler {self.name} needs {', '.join(missing)}, the prediction gives {sorted(gives)}")
+        if self.guidance is not None and "unconditional" not in gives:
+            raise ConfigError(
+                f"sampler.guidance={self.guidance:g}: the model never learned to go without labels: train it with "
+                "dataset.labels=true network.class_conditional=true objective.label_dropout=0.1"
+            )
 
     @torch.no_grad()
     def sample(
@@ -110,27 +136,42 @@ class Sampler:
             on_step: called with (k, state) after each step k.
 
         Raises:
-            ConfigError: for an infeasible budget or a denoiser that does not give what the stepper needs.
+            ConfigError: for an infeasible budget or a denoiser that does not give what the sampler needs.
             SamplingError: when the counted evaluations differ from the declared ones.
         """
         self.check(denoiser.gives)
-        process = denoiser.process
         start = noise.initial()
-        rows = cast_rows(self.plan(process, nfe), start.dtype, start.device)
-        points = denoiser.prepare_each(self.times(process, nfe), start.dtype, start.device)
+        asked = self._wrap(denoiser)
+        points, rows, prior = self._bind(denoiser, asked, nfe, start)
 
         def evaluate(u: Tensor, k: int) -> Prediction:
-            prediction = denoiser(u, points[k], conditions)
-            return prediction.clipped() if self.clip else prediction
+            return asked(u, points[k], conditions)
 
         before = denoiser.evaluations
-        u = process.prior_factor().cast(start.dtype, start.device).apply(start)
+        u = prior.apply(start)
         for k, row in enumerate(rows):
             u = self.stepper.step(u, row, evaluate, lambda k=k: noise.step(k))
             if on_step is not None:
                 on_step(k, u)
         self._check_count(denoiser.evaluations - before, nfe, len(start))
-        return SampleResult(process.readout(u), nfe)
+        return SampleResult(denoiser.process.readout(u), nfe)
+
+    def _wrap(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser with guidance and clipping around it."""
+        asked = denoiser if self.guidance is None else Guided(denoiser, self.guidance)
+        return Clipped(asked) if self.clip else asked
+
+    def _bind(self, denoiser: Denoiser, asked: Denoiser, nfe: int, start: Tensor) -> Bound:
+        """Points, rows and prior factor, cast; made once for each denoiser, budget, type and device."""
+        made = self._bound.setdefault(denoiser, {})
+        key = (nfe, start.dtype, start.device, self.stepper, self.grid, self.clip, self.guidance)
+        if key not in made:
+            process, dtype, device = denoiser.process, start.dtype, start.device
+            times = self.times(process, nfe)[:-1]
+            rows = self.stepper.bind(self.plan(process, nfe), asked.form(process.marginal(times)))
+            prior = process.prior_factor().cast(dtype, device)
+            made[key] = asked.prepare(times, dtype, device), cast_rows(rows, dtype, device), prior
+        return made[key]
 
     def _check_count(self, counted: int, nfe: int, images: int) -> None:
         if counted != nfe * images:

@@ -1,4 +1,10 @@
-"""The contract of a stepper: it plans float64 coefficients before the loop and takes one step inside it."""
+"""The contract of a stepper: it plans float64 coefficients, binds them to a prediction's form, and takes steps.
+
+Three moments, from rare to frequent:
+    plan(process, times, last)   once for each process and grid: the method's own coefficients
+    bind(plan, form)             once for each denoiser and grid: composed with the form of its predictions
+    step(u, row, ...)            in the loop: a few passes over memory beside the network
+"""
 
 from __future__ import annotations
 
@@ -9,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffexp.prediction.form import Form
 from diffexp.prediction.result import Prediction
 from diffexp.process.base import Process
 from diffexp.sampler.grid import Last
 
 Evaluate = Callable[[Tensor, int], Prediction]
-"""evaluate(u, k): the prediction at state u and grid time k; one network evaluation."""
+"""evaluate(u, k): the prediction at state u and grid time k; one call of the denoiser."""
 
 Draw = Callable[[], Tensor]
 """draw(): fresh unit noise of this step, (B, *)."""
@@ -30,18 +37,22 @@ class Stepper(abc.ABC):
     needs: frozenset[str] = frozenset({"data", "noise"})
 
     def evaluations(self, n: int) -> int:
-        """Network evaluations of n >= 1 steps, for each image."""
+        """Calls of the denoiser in n >= 1 steps."""
         return n
 
     @abc.abstractmethod
-    def plan(self, process: Process, times: Tensor, last: Last) -> Sequence[Any]:
-        """One row of coefficients for each step between the n + 1 `times` (float64, decreasing)."""
+    def plan(self, process: Process, times: Tensor, last: Last) -> Any:
+        """The coefficients of the steps between the n + 1 `times` (float64, decreasing)."""
+
+    @abc.abstractmethod
+    def bind(self, plan: Any, form: Form) -> Sequence[Any]:
+        """One row for each step: the plan composed with the form of the predictions at the first n times; float64."""
 
     @abc.abstractmethod
     def step(self, u: Tensor, row: Any, evaluate: Evaluate, draw: Draw) -> Tensor:
-        """The next state (B, *) from state `u`, with a row of the plan."""
+        """The next state (B, *) from state `u`, with a row that was cast."""
 
 
 def cast_rows(rows: Sequence[Any], dtype: torch.dtype, device: torch.device | str) -> list[Any]:
-    """The plan's rows with their operators ready for states of this type and device."""
+    """The rows with their operators ready for states of this type and device."""
     return [row.cast(dtype, device) for row in rows]

@@ -10,7 +10,8 @@ from diffexp.dataset.split import ArraySplit
 from diffexp.evaluation.protocol import Provenance
 from diffexp.evaluation.settings import Arm, EvaluationSettings
 from diffexp.prediction.denoiser import Denoiser
-from diffexp.prediction.result import Prediction
+from diffexp.prediction.form import Form
+from diffexp.process.combination import Combination
 from diffexp.process.vp import VP
 from diffexp.sampler.grid import Uniform
 from diffexp.sampler.heun import Heun
@@ -24,12 +25,14 @@ SPREAD = 0.3
 class GaussianDenoiser(Denoiser):
     """The posterior mean for pixels that are independent N(0, SPREAD^2): x^ = a s^2 u / (a^2 s^2 + sigma^2)."""
 
-    def __call__(self, u, point, conditions=None):
+    def form(self, marginal):
+        return Form(marginal, data=Combination({1: marginal.signal.identity()}))
+
+    def parts(self, u, point, conditions=None):
         self.evaluations += len(u)
         ones, zeros = torch.ones_like(u), torch.zeros_like(u)
         alpha, sigma = point.marginal.perturb(ones, zeros), point.marginal.perturb(zeros, ones)
-        data = alpha * SPREAD**2 * u / (alpha**2 * SPREAD**2 + sigma**2)
-        return Prediction(u, point.marginal, data=lambda: data)
+        return u, alpha * SPREAD**2 * u / (alpha**2 * SPREAD**2 + sigma**2)
 
 
 class PixelFeatures:

@@ -19,11 +19,12 @@ class Gentle(DDIM):
 def test_the_text_holds_every_setting():
     assert describe_grid(Power(p=2.0, t_end=1e-3)) == "power(p=2,t_end=0.001,last=state)"
     assert describe_grid(Uniform(last="data")) == "uniform(t_end=null,last=data)"
+    assert describe_sampler(Sampler("ddim", DDIM(eta=0.5), Uniform(), guidance=2.0)) == "ddim(eta=0.5,guidance=2)"
     assert describe_sampler(Sampler("ddim", DDIM(), Uniform())) == "ddim"
     assert describe_sampler(Sampler("ddim", DDIM(), Power(), clip=True)) == "ddim(clip)"
-    sampler = Sampler("gentle", Gentle(lower=True, inner=Power()), Uniform(), clip=True)
+    sampler = Sampler("gentle", Gentle(order=3, eta=0.2, lower=True, knots=(0.5, 2.0), inner=Power()), Uniform(), clip=True)
     assert describe_sampler(sampler) == (
-        "gentle(order=2,eta=0.1,lower,knots=[0.5,1],inner=power(p=2,t_end=null,last=state),clip)"
+        "gentle(order=3,eta=0.2,lower,knots=[0.5,2],inner=power(p=2,t_end=null,last=state),clip)"
     )
 
 

@@ -6,7 +6,6 @@ import torch
 from diffexp.core.errors import ConfigError, SamplingError
 from diffexp.evaluation import generate as room
 from diffexp.evaluation.generate import class_labels, generate
-from diffexp.prediction.result import Prediction
 from diffexp.sampler.noise import KeyedNoise
 
 SHAPE = (1, 8, 8)
@@ -72,15 +71,15 @@ def test_infeasible_budget_is_refused(samplers, denoiser):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_images_that_are_not_finite_are_refused(samplers, denoiser, monkeypatch, value):
     """One pixel of one image: it would become a byte, and the distance a number."""
-    original = type(denoiser).__call__
+    original = type(denoiser).parts
 
     def broken(self, u, point, conditions=None):
-        data = original(self, u, point).data.clone()
+        state, data = original(self, u, point)
         if len(u) == 6:
             data[2, 0, 3, 4] = value
-        return Prediction(u, point.marginal, data=lambda: data)
+        return state, data
 
-    monkeypatch.setattr(type(denoiser), "__call__", broken)
+    monkeypatch.setattr(type(denoiser), "parts", broken)
     batches = generate(samplers["ddim"], denoiser, SHAPE, range(14), 2, 5, 8)
     next(batches)
     with pytest.raises(SamplingError) as error:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError, SamplingError
-from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
-from diffexp.prediction.denoiser import Denoiser, Point
-from diffexp.prediction.result import Prediction
+from diffexp.prediction.denoiser import Denoiser
+from diffexp.prediction.form import Form
+from diffexp.prediction.wrapper import Clipped
+from diffexp.process.combination import Combination
 from diffexp.process.cosine import Cosine
 from diffexp.process.vp import VP
 from diffexp.sampler.grid import Power, Uniform
@@ -25,14 +26,24 @@ MEAN, STD = 0.3, 0.5
 STEPPERS = {"ddim": DDIM, "ddpm": Ancestral, "heun": Heun}
 
 
-class GaussianOracle(Denoiser):
+class DataOracle(Denoiser):
+    """A denoiser that states the data; the noise follows."""
+
+    def form(self, marginal):
+        return Form(marginal, data=Combination({1: marginal.signal.identity()}))
+
+    def parts(self, u, point, conditions=None):
+        self.evaluations += len(u)
+        return u, self.data(u, point.marginal)
+
+
+class GaussianOracle(DataOracle):
     """The exact posterior mean for data N(MEAN, STD^2), pixel by pixel."""
 
-    def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
-        self.evaluations += len(u)
-        alpha, sigma = point.marginal.signal.value, point.marginal.factor.value
+    def data(self, u, marginal):
+        alpha, sigma = marginal.signal.value, marginal.factor.value
         gain = STD**2 * alpha / (alpha**2 * STD**2 + sigma**2)
-        return Prediction(u, point.marginal, data=lambda: MEAN + gain * (u - alpha * MEAN))
+        return MEAN + gain * (u - alpha * MEAN)
 
 
 def run(process, name, nfe, start, grid=None, steps=(), clip=False):
@@ -65,10 +76,9 @@ def test_global_error_falls_with_the_declared_order(process, name, order):
 def test_ddim_on_standard_normal_data_is_a_product_of_cosines():
     """x^ = alpha z: every step multiplies by cos(angle step), the last one by alpha (PD specification, identity 7)."""
 
-    class Unit(GaussianOracle):
-        def __call__(self, u, point, conditions=NO_CONDITIONS):
-            self.evaluations += len(u)
-            return Prediction(u, point.marginal, data=lambda: point.marginal.signal.apply(u))
+    class Unit(DataOracle):
+        def data(self, u, marginal):
+            return marginal.signal.apply(u)
 
     process, n = Cosine(), 7
     start = torch.linspace(-1.0, 1.0, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
@@ -82,10 +92,9 @@ def test_ddim_on_standard_normal_data_is_a_product_of_cosines():
 @pytest.mark.parametrize("name", list(STEPPERS))
 @pytest.mark.parametrize("process", [VP(), Cosine()], ids=["vp", "cosine"])
 def test_point_mass_data_are_recovered_exactly_on_any_grid(process, name):
-    class Dirac(GaussianOracle):
-        def __call__(self, u, point, conditions=NO_CONDITIONS):
-            self.evaluations += len(u)
-            return Prediction(u, point.marginal, data=lambda: torch.full_like(u, 0.7))
+    class Dirac(DataOracle):
+        def data(self, u, marginal):
+            return torch.full_like(u, 0.7)
 
     start = torch.tensor([[-1.3, 0.2, 2.0]], dtype=torch.float64)
     grid = Power(p=3.0, t_end=1e-3)
@@ -148,9 +157,9 @@ def test_nearest_budget_is_the_largest_that_fits():
 
 def test_a_sampler_that_miscounts_is_caught():
     class Double(GaussianOracle):
-        def __call__(self, u, point, conditions=NO_CONDITIONS):
-            super().__call__(u, point)
-            return super().__call__(u, point)
+        def parts(self, u, point, conditions=None):
+            super().parts(u, point)
+            return super().parts(u, point)
 
     with pytest.raises(SamplingError, match="declared 4 evaluations an image, used 8"):
         Sampler("ddim", DDIM(), Uniform(t_end=0.1)).sample(Double(VP()), KeyedNoise(0, [0], (1, 2, 2)), 4)
@@ -176,12 +185,19 @@ def test_last_data_hands_over_the_estimate_of_the_last_evaluation():
 
 
 def test_clipping_derives_the_noise_again():
+    class Far(DataOracle):
+        def data(self, u, marginal):
+            return torch.full_like(u, 3.0)
+
     process = VP()
     u = torch.tensor([[2.0]], dtype=torch.float64)
+    clipped = Clipped(Far(process))
+    (point,) = clipped.prepare(torch.tensor([0.5], dtype=torch.float64), torch.float64, "cpu")
+    prediction = clipped(u, point)
+    assert float(prediction.data) == 1.0
     marginal = process.marginal(torch.tensor(0.5, dtype=torch.float64))
-    clipped = Prediction(u, marginal, data=lambda: torch.full_like(u, 3.0)).clipped()
-    assert float(clipped.data) == 1.0
-    torch.testing.assert_close(marginal.perturb(clipped.data, clipped.noise), u, rtol=1e-13, atol=0)
+    torch.testing.assert_close(marginal.perturb(prediction.data, prediction.noise), u, rtol=1e-13, atol=0)
+    assert clipped.evaluations == 1
 
 
 def test_images_do_not_depend_on_the_batch():

@@ -18,6 +18,7 @@ from diffexp.dataset.loader import make_loader
 from diffexp.launch.signals import StopRequest
 from diffexp.network.spec import UNetSpec
 from diffexp.objective.denoising import Denoising
+from diffexp.objective.times import Uniform
 from diffexp.objective.weighting import Plain
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import V
@@ -46,7 +47,7 @@ def module(dropout: float = 0.2) -> DiffusionModule:
     denoiser = NetworkDenoiser(network, V(), VP())
     ema = EMASettings(decays=[0.9], power_stds=[0.1])
     record = {"config": "recipe: test\n"}
-    return DiffusionModule(denoiser, Denoising(Plain()), Adam(lr=1e-3, warmup_steps=5), ema, 0, record)
+    return DiffusionModule(denoiser, Denoising(Plain(), Uniform()), Adam(lr=1e-3, warmup_steps=5), ema, 0, record)
 
 
 class Kill:

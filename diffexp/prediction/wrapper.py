@@ -1,0 +1,104 @@
+"""Denoisers around a denoiser: guidance towards a label, and data held in the range of images."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
+from diffexp.prediction.denoiser import Denoiser, Parts, Point, with_second
+from diffexp.prediction.form import STATE, Form
+from diffexp.process.base import Marginal
+from diffexp.process.combination import Combination
+
+NO_LABEL = -1
+"""The label that stands for "none"."""
+
+
+class Wrapper(Denoiser):
+    """A denoiser that asks another one, which does the counting."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner = inner
+        self.process = inner.process
+        self.gives = inner.gives
+        self.cost = inner.cost
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        """Those of the inner denoiser."""
+        return self.inner.evaluations
+
+    def time_input(self, t: Tensor) -> Tensor | None:
+        return self.inner.time_input(t)
+
+    def form(self, marginal: Marginal) -> Form:
+        return self.inner.form(marginal)
+
+    def extra(self, marginal: Marginal, device: torch.device | str) -> Any:
+        return self.inner.extra(marginal, device)
+
+
+class Guided(Wrapper):
+    """Classifier-free guidance (Ho & Salimans 2022): F = F(none) + scale (F(label) - F(none)), two evaluations a call.
+
+    Because data, noise and score are linear in the outputs at one state, it does not matter which of them is guided.
+
+    Args:
+        inner: a denoiser that gives "unconditional".
+        scale: 1 is the conditional model itself, 0 the unconditional one, > 1 leads towards the label.
+    """
+
+    def __init__(self, inner: Denoiser, scale: float) -> None:
+        super().__init__(inner)
+        self.scale = scale
+        self.cost = 2 * inner.cost
+
+    def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
+        asked = self.inner.parts(torch.cat([u, u]), point, _with_and_without(conditions))
+        outputs = []
+        for output in asked[STATE + 1 :]:
+            given, none = output.chunk(2)
+            outputs.append(torch.lerp(none, given, self.scale))
+        return (u, *outputs)
+
+
+def _with_and_without(conditions: Conditions) -> Conditions:
+    """The conditions of a batch twice: as they are, and without labels."""
+    if conditions.labels is None:
+        raise ValueError("guidance needs labels")
+    values = {field.name: getattr(conditions, field.name) for field in fields(conditions)}
+    doubled = {name: None if value is None else torch.cat([value, value]) for name, value in values.items()}
+    doubled["labels"] = torch.cat([conditions.labels, torch.full_like(conditions.labels, NO_LABEL)])
+    return Conditions(**doubled)
+
+
+class Clipped(Wrapper):
+    """Data held in [low, high], and the noise derived again from them.
+
+    Keeping the old noise beside clipped data would describe no state at all (Salimans & Ho 2022, released code).
+
+    Args:
+        inner: the denoiser.
+        low: smallest value of the data.
+        high: largest value.
+    """
+
+    def __init__(self, inner: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__(inner)
+        self.low = low
+        self.high = high
+
+    def form(self, marginal: Marginal) -> Form:
+        return Form(marginal, data=Combination({STATE + 1: marginal.signal.identity()}))
+
+    def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> list[Point]:
+        own, inner = super().prepare(t, dtype, device), self.inner.prepare(t, dtype, device)
+        return [replace(point, extra=other) for point, other in zip(own, inner, strict=True)]
+
+    def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
+        data = self.inner(u, point.extra, conditions).data
+        return with_second((u, data.clamp(self.low, self.high)), point.marginal, conditions)

@@ -33,8 +33,8 @@ VARIABLE = "DIFFEXP_RANK_PLUGINS"
 RESERVED = {
     "diffexp", "torch", "torchvision", "torch_fidelity", "functorch", "torchgen", "lightning", "lightning_fabric",
     "lightning_utilities", "pytorch_lightning", "torchmetrics", "hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml",
-    "numpy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "safetensors", "tqdm", "wandb", "tensorboard", "pip",
-    "setuptools", "pkg_resources", "pytest", "hatchling", "ruff",
+    "numpy", "scipy", "sklearn", "pandas", "matplotlib", "pylab", "mpl_toolkits", "PIL", "safetensors", "tqdm", "wandb",
+    "wandb_gql", "wandb_graphql", "tensorboard", "pip", "setuptools", "pkg_resources", "pytest", "hatchling", "ruff",
 }  # fmt: skip
 
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 import diffexp
+from diffexp.__main__ import main
 from diffexp.checkpoint.file import save
 from diffexp.core.errors import ConfigError
 from diffexp.launch.command import normalise
@@ -55,6 +57,7 @@ def test_an_honest_checkpoint_loads(forge: Forge) -> None:
 
 NODES = [
     {"_target_": "diffexp.tasks.build.torch.hub.load", "repo_or_dir": ".", "model": "m", "source": "local"},
+    {"_target_": "os.system", "command": "touch ran"},
     {"_target_": "diffexp.core.files.os.mkdir", "path": "ran"},
     {"_target_": "diffexp.core.files.write_text_atomic", "path": "ran", "text": "x"},
     {"_target_": "diffexp.launch.lock.Lock", "path": "ran"},
@@ -77,5 +80,104 @@ def test_a_hostile_one_is_refused_and_runs_nothing(node: dict[str, Any], forge: 
 
 def test_a_hostile_run_folder_is_refused(room: Path) -> None:
     (room / "config.yaml").write_text(yaml.safe_dump({"recipe": "gddim_vp", "process": NODES[1]}))
-    with pytest.raises(ConfigError, match=r"config.yaml: process._target_=diffexp.core.files.os.mkdir: "):
+    with pytest.raises(ConfigError, match=r"config.yaml: process._target_=os.system: "):
         load_frozen(room)
+
+
+def test_a_hostile_export_is_refused(forge: Forge, room: Path, evil: Path) -> None:
+    """Whoever changes the configuration of an export can also change the hash in the weights' metadata."""
+    honest = diffexp.load(forge({}))
+    for node, message in (({"_target_": "os.system", "command": "touch ran"}, "os.system"), (EVIL, "evil.Evil")):
+        network = {**honest.config, "network": node, "plugins": ["evil"]}
+        replace(honest, config=network).export(room / "shared")
+        with pytest.raises(ConfigError, match=rf"^network._target_={message}: not in an allowed package"):
+            diffexp.load(room / "shared")
+    assert not evil.exists()
+    assert not (room / "ran").exists()
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that exists once the importable package `evil` has run; nobody names that package."""
+    marker, folder = tmp_path / "evil_ran", tmp_path / "site"
+    folder.mkdir()
+    act = f"open({str(marker)!r}, 'w').close()"
+    (folder / "evil.py").write_text(f"{act}\nclass Evil:\n    def __init__(self) -> None:\n        {act}\n")
+    monkeypatch.syspath_prepend(folder)
+    return marker
+
+
+EVIL = {"_target_": "evil.Evil"}
+
+
+def test_a_checkpoint_cannot_permit_its_own_plugin(forge: Forge, evil: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFEXP_RANK_PLUGINS", "evil")  # is for ranks that a parent of ours starts
+    path = forge({"plugins": ["evil"], "network": EVIL})
+    with pytest.raises(ConfigError, match=r"if 'evil' is a plugin that you trust, name it: plugins=\[evil\]"):
+        diffexp.load(path)
+    assert not evil.exists()
+    assert "evil" not in sys.modules
+
+
+RECIPES = {
+    "system": "process: {_target_: os.system, command: touch ran}\n",
+    "plugin": "plugins: [evil]\nnetwork: {_target_: evil.Evil}\n",
+    "target": "network: {_target_: evil.Evil}\n",
+    "sweep": "hydra: {sweeper: {params: {++plugins: '[evil]'}}}\nnetwork: {_target_: evil.Evil}\n",
+    "data": "paper: {hook: {_target_: evil.Evil}}\n",
+}
+REFUSALS = [
+    ("system", "process._target_=os.system: not in an allowed package"),
+    ("plugin", "not in an allowed package"),
+    ("target", "if 'evil' is a plugin that you trust, name it: plugins=[evil]"),
+    ("sweep", "not in an allowed package"),
+    ("data", "paper.hook._target_=evil.Evil: not in an allowed package"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "message"), REFUSALS)
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+def test_a_hostile_recipe_is_refused(
+    recipe: str, message: str, sweep: list[str], room: Path, evil: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("DIFFEXP_RANK_PLUGINS", "evil")
+    _planted(room, recipe)
+    before = sorted(room.rglob("*"))
+    assert main(["--config-dir", "mine", f"experiment={recipe}", "scale=quick", "task=check", *sweep]) == 2
+    line = capsys.readouterr().err
+    assert message in line
+    assert line.count("\n") == 1
+    assert sorted(room.rglob("*")) == before
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize(("recipe", "words"), [("named", []), ("sweep", ["-m", "seed=0,1"])])
+def test_a_recipe_cannot_name_plugins(
+    recipe: str, words: list[str], room: Path, evil: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Even one that names no class of it: what the job would be told differs from what the command says."""
+    monkeypatch.setitem(RECIPES, "named", "plugins: [evil]\n")
+    monkeypatch.setitem(RECIPES, "sweep", "hydra: {sweeper: {params: {++plugins: '[evil]'}}}\n")
+    _planted(room, recipe)
+    assert main(["--config-dir", "mine", f"experiment={recipe}", "scale=quick", "task=check", *words]) == 2
+    assert "plugins=['evil']: a file has set this; only the command line may name plugins" in capsys.readouterr().err
+    assert not evil.exists()
+
+
+def _planted(room: Path, recipe: str) -> None:
+    (room / "mine" / "experiment").mkdir(parents=True)
+    (room / "mine" / "experiment" / f"{recipe}.yaml").write_text("# @package _global_\n" + RECIPES[recipe])
+
+
+@pytest.mark.parametrize("node", [{"_target_": "os.system", "command": "touch ran"}, EVIL])
+def test_a_hostile_run_folder_stops_a_command(node: dict[str, str], room: Path, evil: Path, capsys: Any) -> None:
+    run = room / "runs" / "gddim_vp" / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({"recipe": "gddim_vp", "plugins": ["evil"], "network": node}))
+    (run / "checkpoints" / "step_00000001.ckpt").write_bytes(b"never read")
+    assert main(["task=evaluate", "ckpt=latest:gddim_vp"]) == 2
+    line = capsys.readouterr().err
+    assert f"config.yaml: network._target_={node['_target_']}: not in an allowed package" in line
+    assert line.count("\n") == 1
+    assert not evil.exists()
+    assert not (room / "ran").exists()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from diffexp.prediction.form import Form
 from diffexp.process.base import Process
 from diffexp.process.combination import Combination
 from diffexp.process.operator import Operator
+from diffexp.process.variance import Variance, check_variance, reverse_factor
 from diffexp.sampler.grid import Last
 from diffexp.sampler.stepper import Draw, Evaluate, Stepper
 
@@ -126,18 +126,13 @@ class DDIM(LinearStepper):
         return Coefficients(data=process.signal(s), noise=keep, fresh=fresh)
 
 
-Variance = Literal["small", "large", "medium"]
-
-
 class Ancestral(LinearStepper):
     """DDPM's step: the mean of the posterior q(u_s | u_t, x^) and fresh noise of a named variance.
 
-    "small" is the posterior's own variance (exact for data at one point), "large" that of the forward step from s to t
-    (exact for white data; Ho et al. 2020, section 3.2), "medium" small^(1 - f) large^f (Nichol & Dhariwal 2021, eq. 15
-    with a constant; Salimans & Ho 2022 tune f for each budget). A step to a noise-free level draws nothing.
+    A step to a noise-free level draws nothing, whatever the variance is called.
 
     Args:
-        variance: its name.
+        variance: "small", "large" or "medium", see `process.variance`.
         interpolation: f in [0, 1], for "medium".
 
     Raises:
@@ -145,22 +140,15 @@ class Ancestral(LinearStepper):
     """
 
     def __init__(self, variance: Variance = "small", interpolation: float | None = None) -> None:
-        if (variance == "medium") != (interpolation is not None):
-            what = "needs" if interpolation is None else "has no use for"
-            raise ConfigError(f"sampler.stepper.variance={variance}: {what} sampler.stepper.interpolation")
-        if interpolation is not None and not 0.0 <= interpolation <= 1.0:
-            raise ConfigError(f"sampler.stepper.interpolation={interpolation}: must be between 0 (small) and 1 (large)")
+        check_variance(variance, interpolation, "sampler.stepper")
         self.variance: Variance = variance
         self.interpolation = interpolation
 
     def coefficients(self, process: Process, t: Tensor, s: Tensor) -> Coefficients:
-        keep, small = process.posterior(t, s)
-        fresh = small
+        fresh = reverse_factor(process, t, s, self.variance, self.interpolation)
         if self.variance != "small":
-            large = process.transition_factor(t, s)
-            fresh = large if self.variance == "large" else small.geometric(large, self.interpolation)
             fresh = _silenced(fresh, process.factor(s), len(s))
-        return Coefficients(data=process.signal(s), noise=keep, fresh=fresh)
+        return Coefficients(data=process.signal(s), noise=process.posterior(t, s)[0], fresh=fresh)
 
 
 def _silenced(fresh: Operator, level: Operator, n: int) -> Operator:

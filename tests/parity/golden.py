@@ -171,6 +171,12 @@ class Member:
         """
         self.compare(role, got, self.golden.array(self.outputs[role]))
 
+    def check_each(self, **got: Numbers) -> None:
+        """Compare every output that the member has among these; what it has beside them stays unchecked."""
+        for role in self.outputs:
+            if role in got:
+                self.check(role, got[role])
+
     def compare(self, role: str, got: Numbers, want: np.ndarray, rule: Tolerance | None = None) -> None:
         """Compare with an array at `rule`, or at the tolerance of an output role; errors as for `check`."""
         where = f"golden {self.golden.name}, family {self.family}, member {self}, {role}"
@@ -183,7 +189,8 @@ class Member:
         if rule is None:
             raise GoldenError(f"{where}: the file states no tolerance for {got.dtype}")
         ratio = rule.ratio(got, want)
-        self.golden.worst[self.family] = max(self.golden.worst.get(self.family, 0.0), ratio)
+        label = f"{self.family} {got.dtype}" if got.dtype == np.float32 else self.family
+        self.golden.worst[label] = max(self.golden.worst.get(label, 0.0), ratio)
         error = np.abs(got - want.astype(np.float64)).max(initial=0.0)
         assert ratio <= 1.0, f"{where}: max error {error:.3g}, {ratio:.3g} times the allowed {rule} ({got.dtype})"
 

@@ -22,6 +22,8 @@ _KEYS = {
     "of its run folder (other words of that command have to be repeated)",
     "sampler=...": "this sampler alone, in place of the recipe's; sampler.<key>=... (e.g. sampler.clip=true) does the "
     "same with the present one",
+    "plugins=[mylab]": "importable packages of your own that a configuration may build from; what their folder conf/ "
+    "offers can be chosen. Only the command line can name them",
     "runs=runs": "where run folders are made: <runs>/<recipe>/<time>-<seed>-<id>",
 }
 _EXAMPLES = {

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DiffexpError
+from diffexp.core.image import to_float
 from diffexp.dataset.split import Dataset
+from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
 from diffexp.objective.denoising import Denoising
-from diffexp.prediction.denoiser import NetworkDenoiser
+from diffexp.prediction.denoiser import Denoiser, NetworkDenoiser
 from diffexp.prediction.head import Head
+from diffexp.prediction.oracle.base import Oracle
+from diffexp.prediction.oracle.spec import OracleSpec
 from diffexp.process.base import Process
 from diffexp.training.ema import EMASettings
-from diffexp.training.optimizer import Adam
+from diffexp.training.optimizer import Descent
 from diffexp.training.settings import Device, Training
 
 Config = Mapping[str, Any]
@@ -84,10 +88,20 @@ class Parts:
     objective: Denoising
     network: Any
     dataset: Any
-    optimizer: Adam
+    optimizer: Descent
     ema: EMASettings
     training: Training
     device: Device
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is a network to train; an oracle has none."""
+        return not isinstance(self.network, OracleSpec)
+
+    @property
+    def guidable(self) -> bool:
+        """Whether the training shows images without their labels too, so that guidance has a meaning."""
+        return self.data.num_classes > 0 and self.objective.label_dropout > 0.0
 
     def build_network(self) -> nn.Module:
         """A new network for these data and this prediction, on torch's present default device."""
@@ -96,12 +110,24 @@ class Parts:
 
     def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
         """The denoiser around `network`; see `NetworkDenoiser` for `autocast`."""
-        return NetworkDenoiser(network, self.head, self.process, autocast)
+        return NetworkDenoiser(network, self.head, self.process, autocast, unconditional=self.guidable)
 
-    def meta_denoiser(self) -> NetworkDenoiser:
-        """The denoiser without memory: for shapes, parameter counts and checks."""
+    def oracle(self) -> Oracle:
+        """The closed-form denoiser that stands in the place of a network; prepare the data set first."""
+        return self.network.build(self.process, self.data.shape, self._images)
+
+    def meta_denoiser(self) -> Denoiser:
+        """The denoiser without memory: for shapes, parameter counts and checks; an oracle as it is."""
+        if not self.trainable:
+            return self.oracle()
         with torch.device("meta"):
             return self.denoiser(self.build_network())
+
+    def _images(self, split: str, limit: int | None) -> tuple[Tensor, Tensor | None]:
+        """Images and labels of a split, for oracles."""
+        found = self.dataset.split(split)
+        indices = range(len(found) if limit is None else min(limit, len(found)))
+        return to_float(found.images(indices)), found.labels(indices)
 
 
 def build(config: Config, data: DataShape | None = None) -> Parts:
@@ -129,17 +155,26 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         device=make(config, "trainer"),
     )
     parts.objective.check(parts.process)
-    _check_network(parts)
-    parts.meta_denoiser()
+    if parts.trainable:
+        _check_network(parts)
+        parts.meta_denoiser()
+    else:
+        parts.network.check(parts.process, parts.data.shape)
     return parts
 
 
 def _check_network(parts: Parts) -> None:
-    """Refuse what the network would ignore (labels) or cannot take (the logarithm of a time input of either sign)."""
+    """Refuse what the network would ignore (labels) or cannot take (the logarithm of a time input that may be <= 0)."""
     if parts.data.num_classes and not getattr(parts.network, "class_conditional", True):
         raise ConfigError("dataset.labels=true has no effect on this network: add network.class_conditional=true")
-    if parts.head.time == "log_snr" and getattr(parts.network, "embedding", None) == "fourier":
-        raise ConfigError("prediction.time=log_snr: a Fourier embedding takes the time's logarithm: use 999t")
+    if parts.objective.label_dropout and not parts.data.num_classes:
+        raise ConfigError("objective.label_dropout has no effect without labels: add dataset.labels=true")
+    told = parts.head.time
+    if told in ("log_snr", "log_snr_linear", "index") and getattr(parts.network, "embedding", None) == "fourier":
+        raise ConfigError(f"prediction.time={told}: a Fourier embedding takes the time's logarithm: use 999t")
+    if parts.process.num_steps is not None and told in ("t", "999t"):
+        name = parts.process.name
+        raise ConfigError(f"prediction.time={told}: process {name} counts its times by index: use prediction.time=index")
 
 
 def initialised_network(parts: Parts, seed: int) -> nn.Module:
@@ -149,8 +184,15 @@ def initialised_network(parts: Parts, seed: int) -> nn.Module:
 
 
 def torch_device(device: Device) -> torch.device:
-    """The device that a configuration means; ConfigError when it asks for a GPU that is not there."""
+    """The device that a configuration means; ConfigError when it asks for GPUs that are not there."""
     if device.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu: no GPU is visible to torch; use cpu or auto")
-    wanted = "cuda" if device.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    if device.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    wanted, there = world().local_size, torch.cuda.device_count()
+    if wanted > there:
+        raise ConfigError(
+            f"trainer.devices={device.devices}: torch sees {there} GPU{'s' * (there > 1)} for {wanted} ranks on this "
+            f"machine; set trainer.devices={device.devices // wanted * there}, or trainer.accelerator=cpu"
+        )
+    return torch.device("cuda")

@@ -49,6 +49,11 @@ def _draw_samples(folder: Path, name: str, found: Evaluation) -> Path:
     rows = [(f"NFE {nfe}", images) for nfe, images in pictures.rows.items()]
     if found.real is not None and len(found.real):
         rows.append(("real", found.real))
-    path = folder / f"samples_{name}.png"
+    path = picture_path(folder, name)
     draw_grid(rows, path, f"{pictures.title}, {found.provenance.checkpoint}")
     return path
+
+
+def picture_path(folder: Path, name: str) -> Path:
+    """The file of a sampler's picture grid; `name` is one of `settings.file_stems`."""
+    return folder / f"samples_{name}.png"

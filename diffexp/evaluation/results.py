@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
+from diffexp.evaluation.protocol import Protocol, Provenance
 
 RESULTS_FILE = "results.csv"
 CONTROL_PREFIX = "control:"
@@ -52,6 +54,27 @@ class Row:
     def control(self) -> str | None:
         """The control's name, or None for a sampler's row."""
         return self.sampler.removeprefix(CONTROL_PREFIX) if self.sampler.startswith(CONTROL_PREFIX) else None
+
+
+def blank_row(
+    names: Provenance, protocol: Protocol, sampler: str, grid: str, nfe: int | None, seed: int
+) -> Row:
+    """A row without its value, which is not a number yet."""
+    return Row(
+        experiment=names.experiment,
+        process=names.process,
+        prediction=names.prediction,
+        network=names.network,
+        sampler=sampler,
+        grid=grid,
+        nfe=nfe,
+        metric=protocol.metric,
+        value=math.nan,
+        n=protocol.n,
+        seed=seed,
+        protocol=protocol.hash,
+        checkpoint=names.checkpoint,
+    )
 
 
 COLUMNS = tuple(entry.name for entry in fields(Row))

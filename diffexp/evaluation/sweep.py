@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from diffexp.evaluation.features import check_shape
 from diffexp.evaluation.generate import Conditioner, generate
 from diffexp.evaluation.meter import Meter
 from diffexp.evaluation.protocol import Protocol, Provenance
-from diffexp.evaluation.results import CONTROL_PREFIX, Row
+from diffexp.evaluation.results import CONTROL_PREFIX, Row, blank_row
 from diffexp.evaluation.settings import Arm, EvaluationSettings, file_stems
 from diffexp.prediction.denoiser import Denoiser
 
@@ -236,7 +235,7 @@ def _add_arm(arm: Arm, nfe: int, run: _Run) -> Tensor:
     """Measure one sampler at one budget, for all seeds; return the first images of the first seed (maybe none)."""
     settings, values, tapes = run.settings, [], {}
     for seed in settings.seeds if settings.extractor is not None else ():
-        blank = _row(run.found, arm.label, arm.grid, nfe, seed)
+        blank = blank_row(run.found.provenance, run.found.protocol, arm.label, arm.grid, nfe, seed)
         row = run.keep(blank)
         if row is None:
             run.warm_up(arm, nfe)
@@ -256,7 +255,7 @@ def _add_control(name: str, run: _Run) -> None:
     settings, values, measured = run.settings, [], 0
     splits = run.dataset.split(REFERENCE_SPLIT), run.dataset.split(HELD_OUT_SPLIT)
     for seed in settings.seeds:
-        blank = _row(run.found, CONTROL_PREFIX + name, "", None, seed)
+        blank = blank_row(run.found.provenance, run.found.protocol, CONTROL_PREFIX + name, "", None, seed)
         row = run.keep(blank)
         if row is None:
             batches = control_batches(name, *splits, settings.n, seed, settings.batch_size, settings.quantise)
@@ -272,23 +271,3 @@ def _line(what: str, values: list[float], measured: int) -> str:
     known = len(values) - measured
     note = "" if known == 0 else " (known before)" if measured == 0 else f" ({known} of them known before)"
     return f"{what}: {text}{note}"
-
-
-def _row(found: Evaluation, sampler: str, grid: str, nfe: int | None, seed: int) -> Row:
-    """A row without its value."""
-    names, protocol = found.provenance, found.protocol
-    return Row(
-        experiment=names.experiment,
-        process=names.process,
-        prediction=names.prediction,
-        network=names.network,
-        sampler=sampler,
-        grid=grid,
-        nfe=nfe,
-        metric=protocol.metric,
-        value=math.nan,
-        n=protocol.n,
-        seed=seed,
-        protocol=protocol.hash,
-        checkpoint=names.checkpoint,
-    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffexp.core.errors import CheckpointError, nearest
 from diffexp.core.naming import checkpoints
-from diffexp.launch.folder import CHECKPOINTS, CONFIG, load_frozen
+from diffexp.launch.folder import CHECKPOINTS, CONFIG, TRAINED_IN, load_frozen
+from diffexp.launch.text import one_line
 
 LATEST = "latest:"
 
@@ -17,12 +20,12 @@ def find_run(spec: str, runs: str | Path = "runs") -> tuple[Path | None, Path]:
     """Resolve `ckpt=`.
 
     Args:
-        spec: a checkpoint file, a run folder, or `latest:<recipe>`: the newest run of a recipe that has a checkpoint.
+        spec: a checkpoint file, a run folder, or `latest:<recipe>`: the training of a recipe that saved last.
         runs: where run folders are.
 
     Returns:
-        (run folder, checkpoint); the folder is None for a file that lies outside of any run folder, else the path of
-        the checkpoint begins with it, so that it compares equal to `newest(folder)` when it is that file.
+        (run folder, checkpoint); the folder is None for a file that lies outside of any run folder, else the checkpoint
+        compares equal to `newest(folder)` when it is that file.
 
     Raises:
         CheckpointError: nothing there; it says what was looked for and what there is.
@@ -68,9 +71,25 @@ def check_checkpoint(config: Mapping[str, Any]) -> None:
 
 
 def newest(run: Path) -> Path | None:
-    """The checkpoint of the highest step in a run folder, or None."""
-    found = checkpoints(run / CHECKPOINTS)
-    return found[-1] if found else None
+    """The checkpoint of the highest step in a run folder, or the one elsewhere that the run evaluates; None if none."""
+    own = checkpoints(run / CHECKPOINTS)
+    if own or not (run / TRAINED_IN).is_file():
+        return own[-1] if own else None
+    try:
+        where = json.loads((run / TRAINED_IN).read_text(encoding="utf-8"))
+        folder, checkpoint = (where[key] and _tidy(run / where[key]) for key in ("folder", "checkpoint"))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{run / TRAINED_IN}: unreadable ({one_line(error)}); delete the folder") from error
+    if checkpoint is not None:
+        return checkpoint if checkpoint.is_file() else None
+    others = checkpoints(folder / CHECKPOINTS) if folder is not None else []
+    return others[-1] if others else None
+
+
+def _tidy(path: Path) -> Path:
+    """A path without "..", unless links make that another one."""
+    tidy = Path(os.path.normpath(path))
+    return tidy if tidy.exists() else path
 
 
 def _named(spec: str, runs: str | Path) -> Path:
@@ -95,18 +114,25 @@ def _run_around(path: Path) -> Path | None:
 
 
 def recipes(runs: Path) -> dict[str, Path]:
-    """Recipe -> its newest run folder with a checkpoint."""
+    """Recipe -> its run folder with the checkpoint that was written last (names do not tell: they are fingerprints)."""
     found: dict[str, Path] = {}
     for recipe in sorted(runs.iterdir()) if runs.is_dir() else []:
-        folders = sorted((path for path in recipe.iterdir() if path.is_dir()), reverse=True) if recipe.is_dir() else []
-        latest = next((path for path in folders if newest(path) is not None), None)
-        if latest is not None:
-            found[recipe.name] = latest
+        saved = [file[-1] for run in recipe.glob("*/") if (file := checkpoints(run / CHECKPOINTS))]
+        if saved:
+            found[recipe.name] = max(saved, key=_saved_at).parent.parent
     return found
 
 
+def _saved_at(file: Path) -> tuple[int, str]:
+    """When a file was written (0 when a live training has just removed it), and its name where times are equal."""
+    try:
+        return file.stat().st_mtime_ns, str(file)
+    except FileNotFoundError:
+        return 0, str(file)
+
+
 def _latest(spec: str, recipe: str, runs: Path) -> tuple[Path, Path]:
-    """The newest run of a recipe that has a checkpoint."""
+    """The run of a recipe that saved a checkpoint last."""
     found = recipes(runs)
     checkpoint = newest(found[recipe]) if recipe in found else None
     if checkpoint is None:

@@ -1,20 +1,21 @@
-"""Run folders: `runs/<recipe>/<UTC time>-<seed>-<id>`, with all that is needed to run the same again.
+"""A run folder, with all that is needed to run the same again.
 
     config.yaml     the resolved configuration, frozen
     versions.json   Python, packages, git revision
     status.json     running | ok | failed | preempted, with message, times and pid
     checkpoints/    step_00001234.ckpt
+    training.json   in place of checkpoints, where the weights are those of another run: {"folder", "checkpoint"}
     lock            who writes here
 
-Everything is written beside its name and renamed, so a kill leaves the old file or the new one.
+Everything is written beside its name and renamed, so a kill leaves the old file or the new one. Names: `place`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
-import uuid
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
@@ -33,6 +34,8 @@ from diffexp.launch.schema import check_targets
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+STATUS = "status.json"
+TRAINED_IN = "training.json"
 _PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "scipy", "hydra-core", "omegaconf", "safetensors")
 _PREEMPTED = 143  # the exit code of a run that SIGTERM ended after it saved
 
@@ -40,56 +43,70 @@ _PREEMPTED = 143  # the exit code of a run that SIGTERM ended after it saved
 class RunFolder:
     """A run folder that this process writes to: it holds the lock, and keeps status.json true.
 
-    Use it in a `with` block: the end of the block writes `ok`, `failed` (with the error's first line) or `preempted`,
-    and gives the lock back.
+    Use it in a `with` block: its begin writes `running`, its end `ok`, `failed` (with the error's first line) or
+    `preempted`, and gives the lock back.
 
     Attributes:
         path: the folder.
-        config: the frozen configuration.
+        config: the frozen configuration; empty until there is one.
+        message: what status.json says beside `ok`.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, lock: Lock) -> None:
         self.path = path
-        self.config = config
-        self._lock = Lock(path / "lock")
-        self._lock.acquire()
+        self.config: dict[str, Any] = load_frozen(path) if (path / CONFIG).is_file() else {}
+        self.message = ""
+        self._lock = lock
         self._started = _now()
-        self.write_status("running")
 
     @classmethod
-    def create(cls, config: Mapping[str, Any]) -> RunFolder:
-        """Make a new folder for a resolved configuration (its keys `runs`, `recipe` and `seed` say where).
-
-        Raises:
-            DiffexpError: the folder cannot be made.
-        """
-        parent = Path(str(config.get("runs") or "runs")) / str(config.get("recipe") or "none")
-        try:
-            path = _new_folder(parent, int(config.get("seed", 0)))
-            (path / CHECKPOINTS).mkdir()
-        except OSError as error:
-            raise DiffexpError(f"runs={config.get('runs')}: no run folder can be made there: {error}") from error
-        frozen = dict(config)
-        _freeze(path, frozen)
-        return cls(path, frozen)
-
-    @classmethod
-    def open(cls, path: Path, config: Mapping[str, Any] | None = None) -> RunFolder:
-        """Write on in an existing folder.
+    def claim(cls, path: Path, job: str = "") -> RunFolder:
+        """Take a folder, new or not; what a killed writer left unfinished in it is removed.
 
         Args:
             path: the folder.
-            config: what it is resumed with; replaces the frozen configuration once the lock is held. None keeps it.
+            job: what it is taken for, for those who are refused meanwhile.
 
         Raises:
             LockedError: another live process writes there; its pid is named.
-            ConfigError: the folder is no run folder.
+            ConfigError: its frozen configuration is unreadable.
+            DiffexpError: the folder cannot be made or written.
         """
-        frozen = load_frozen(path)
-        folder = cls(path, frozen if config is None else dict(config))
-        if config is not None:
-            _freeze(path, folder.config)
-        return folder
+        lock = Lock(path / "lock", job)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise DiffexpError(f"runs: no run folder can be made or written at {path}: {error}") from error
+        try:
+            _remove_drafts(path)
+            return cls(path, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Take a folder that is a run folder already; errors as for `claim`."""
+        load_frozen(path)
+        return cls.claim(path)
+
+    def freeze(self, config: Mapping[str, Any]) -> None:
+        """Write down what is run here, and with which versions."""
+        self.config = dict(config)
+        write_text_atomic(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        write_json_atomic(self.path / "versions.json", versions())
+
+    def refer(self, folder: Path | None, checkpoint: Path | None) -> None:
+        """Write down that the weights of this run are kept elsewhere, by paths that hold when all runs are moved.
+
+        Args:
+            folder: the run that they were trained in; None when they lie in none.
+            checkpoint: the file; None until the training is complete.
+        """
+        where = {"folder": folder, "checkpoint": checkpoint}
+        relative = {key: path and Path(os.path.relpath(path, self.path)).as_posix() for key, path in where.items()}
+        write_json_atomic(self.path / TRAINED_IN, relative)
 
     @property
     def checkpoints(self) -> Path:
@@ -110,18 +127,27 @@ class RunFolder:
             "ended": None if state == "running" else _now(),
             "pid": os.getpid(),
         }
-        write_json_atomic(self.path / "status.json", status)
+        write_json_atomic(self.path / STATUS, status)
+
+    def release(self) -> None:
+        """Give the lock back and leave everything as it is."""
+        self._lock.release()
 
     def __enter__(self) -> RunFolder:
+        try:
+            self.write_status("running")
+        except BaseException:
+            self.release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.write_status(*_ending(error))
+            self.write_status(*(ending(error) if error is not None else ("ok", self.message)))
         finally:
-            self._lock.release()
+            self.release()
 
 
 def load_frozen(run: str | Path) -> dict[str, Any]:
@@ -141,10 +167,21 @@ def load_frozen(run: str | Path) -> dict[str, Any]:
     return config
 
 
-def _freeze(path: Path, config: dict[str, Any]) -> None:
-    """Write down what is run, and with which versions."""
-    write_text_atomic(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
-    write_json_atomic(path / "versions.json", versions())
+def read_status(run: Path) -> dict[str, Any]:
+    """What status.json says; empty where there is none that can be read."""
+    try:
+        found = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remove_drafts(path: Path) -> None:
+    """Remove what a killed writer left half-written. Nobody else writes here now; only locks may still be wanted."""
+    for folder in (path, path / CHECKPOINTS):
+        for draft in folder.glob(".*.tmp"):
+            if not draft.name.startswith(".lock."):
+                draft.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, Any]:
@@ -175,6 +212,12 @@ def git_revision(package: Path | None = None) -> dict[str, Any]:
     return {"git": found[1], "git_dirty": bool(_git(package, "status", "--porcelain", "--untracked-files=no"))}
 
 
+def revision() -> str:
+    """The package's version and commit, for a person and for comparison: ``diffexp 0.1.0 (a1b2c3d)``."""
+    commit = git_revision()["git"]
+    return f"diffexp {diffexp.__version__}" + (f" ({commit[:10]})" if commit else "")
+
+
 def _git(folder: Path, *arguments: str) -> str:
     """The output of a git command; empty when there is no git, no repository or no answer."""
     try:
@@ -186,23 +229,8 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _new_folder(parent: Path, seed: int) -> Path:
-    """A folder that did not exist before; its name sorts by time."""
-    parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")[:-3]
-        path = parent / f"{stamp}-{seed}-{uuid.uuid4().hex[:6]}"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        return path
-
-
-def _ending(error: BaseException | None) -> tuple[str, str]:
-    """(state, message) for the way a block ended."""
-    if error is None:
-        return "ok", ""
+def ending(error: BaseException) -> tuple[str, str]:
+    """(state, message) for the error that ended a run."""
     if isinstance(error, SystemExit):
         if error.code in (None, 0):
             return "ok", ""

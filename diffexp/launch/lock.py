@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ _ATTEMPTS = 20
 
 
 class LockedError(DiffexpError):
-    """Another live process writes here."""
+    """Another live process writes here.
+
+    Attributes:
+        job: what that process works on, as it said itself; empty when it did not.
+    """
+
+    def __init__(self, message: str, job: str = "") -> None:
+        super().__init__(message)
+        self.job = job
 
 
 class Lock:
@@ -27,10 +36,12 @@ class Lock:
 
     Args:
         path: the lock file; its folder must exist.
+        job: what is worked on; who is refused can read it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, job: str = "") -> None:
         self.path = path
+        self.job = job
         self._token = ""
 
     def acquire(self) -> None:
@@ -39,8 +50,8 @@ class Lock:
         Raises:
             LockedError: a live process has it; its pid is named.
         """
-        pid, token = os.getpid(), uuid.uuid4().hex
-        mine = {"pid": pid, "host": socket.gethostname(), "start": _start(pid), "token": token}
+        token = uuid.uuid4().hex
+        mine = {**this_process(), "token": token, "job": self.job}
         draft = self.path.with_name(f".{self.path.name}.{token}.tmp")
         draft.write_text(json.dumps(mine), encoding="utf-8")
         try:
@@ -67,10 +78,11 @@ class Lock:
         owner = self._read()
         if not owner:  # released between our two looks
             return
-        if _alive(owner):
+        if is_alive(owner):
             here = owner.get("host") == socket.gethostname()
             place = "" if here else f" on {owner.get('host')} (if it is gone, delete {self.path})"
-            raise LockedError(f"{self.path.parent}: in use by process {owner.get('pid')}{place}")
+            message = f"{self.path.parent}: in use by process {owner.get('pid')}{place}"
+            raise LockedError(message, str(owner.get("job") or ""))
         try:
             self._remove_dead()
         except FileNotFoundError:  # another process has removed it
@@ -90,7 +102,7 @@ class Lock:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             same = os.path.samestat(os.fstat(handle), os.stat(self.path))
-            if same and not _alive(self._read()):
+            if same and not is_alive(self._read()):
                 self.path.unlink()
         finally:
             os.close(handle)
@@ -118,7 +130,12 @@ def _content(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and "pid" in found else dead
 
 
-def _alive(owner: dict[str, Any]) -> bool:
+def this_process() -> dict[str, Any]:
+    """What tells this process from any other: {"pid", "host", "start"}."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "start": _start(os.getpid())}
+
+
+def is_alive(owner: Mapping[str, Any]) -> bool:
     """Whether the owner still runs; an owner on another host is taken for alive."""
     if owner.get("host") != socket.gethostname():
         return True

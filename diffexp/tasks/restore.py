@@ -14,17 +14,16 @@ from torch import nn
 from diffexp.checkpoint.file import load
 from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import CheckpointError, ConfigError, nearest
+from diffexp.core.naming import checkpoints, step_of
 from diffexp.launch.find import find_run
+from diffexp.launch.fingerprint import TRAINING, difference
+from diffexp.launch.folder import CHECKPOINTS, revision
 from diffexp.tasks.build import Config, Parts, initialised_network
 
 log = logging.getLogger("diffexp")
 
-MODEL = ("recipe", "process", "prediction", "network")
-TRAINING = (
-    *MODEL, "objective", "dataset", "optimizer", "ema", "seed", "training.batch_size", "trainer.precision",
-)  # fmt: skip
-# Where data lie and how they are read may change between two runs; what they hold is compared by fingerprint.
-_PLACES = {"dataset.path", "dataset.root", "dataset.download", "dataset.verify", "dataset.in_memory"}
+MODEL = ("process", "prediction", "network")
+"""What an evaluation takes from a checkpoint; a training needs all of `launch.fingerprint.TRAINING`."""
 _PREFIX = "network."
 
 
@@ -62,28 +61,43 @@ def open_checkpoint(config: Config, keys: tuple[str, ...] = MODEL) -> Restored:
     if spec is None:
         recipe = config["recipe"]
         raise ConfigError(f"task={config['task']} needs ckpt=: a checkpoint, a run folder, or latest:{recipe}")
-    run, path = find_run(spec, config["runs"])
+    return read_checkpoint(config, *find_run(spec, config["runs"]), keys)
+
+
+def read_checkpoint(config: Config, run: Path | None, path: Path, keys: tuple[str, ...]) -> Restored:
+    """Read a checkpoint and compare it with the configuration; errors as for `open_checkpoint`."""
     state = load(path)
     restored = Restored(run, path, state, int(state["global_step"]))
-    _require_same(config, restored, keys)
+    trained = restored.config
+    found = difference(trained, config, ("recipe",)) or difference(trained, config, keys)
+    if found is not None:
+        made_by = f"experiment={trained.get('recipe')} scale={trained.get('choices', {}).get('scale')}"
+        raise CheckpointError(f"'{path}' was trained with {found} (it was made by {made_by})")
     return restored
 
 
-def _require_same(config: Config, restored: Restored, keys: tuple[str, ...]) -> None:
-    trained = restored.config
-    for key in keys:
-        difference = _first_difference(_select(trained, key), _select(config, key), key)
-        if difference is not None:
-            made_by = f"experiment={trained.get('recipe')} scale={trained.get('choices', {}).get('scale')}"
-            raise CheckpointError(f"'{restored.path}' was trained with {difference} (it was made by {made_by})")
+def resume_newest(config: Config, run: Path, start: Restored | None, data: str) -> Restored | None:
+    """What a training in `run` goes on from: the newest checkpoint there, or `start` if that is further.
 
+    Args:
+        config: the resolved configuration.
+        run: the folder of the training.
+        start: the checkpoint that the command names, if any.
+        data: fingerprint of the training images.
 
-def _select(config: Mapping[str, Any], key: str) -> Any:
-    """The entry at a dotted key."""
-    node: Any = config
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+    Raises:
+        CheckpointError: the newest one is damaged or of another training; the one before it is named.
+    """
+    saved = checkpoints(run / CHECKPOINTS)
+    if not saved or (start is not None and start.step >= (step_of(saved[-1]) or 0)):
+        return start
+    try:
+        restored = read_checkpoint(config, run, saved[-1], TRAINING)
+        require_same_data(restored, data)
+    except CheckpointError as error:
+        hint = f"ckpt={saved[-2]} goes on from the one before it" if len(saved) > 1 else "delete it to begin anew"
+        raise CheckpointError(f"{error}; {hint}") from error
+    return restored
 
 
 def require_same_data(restored: Restored, fingerprint: str) -> None:
@@ -93,15 +107,11 @@ def require_same_data(restored: Restored, fingerprint: str) -> None:
         raise CheckpointError(f"'{restored.path}' was trained on other images ({trained}) than these ({fingerprint})")
 
 
-def _first_difference(trained: Any, wanted: Any, where: str) -> str | None:
-    """The first differing entry as text ``key=old, this command has new``, or None."""
-    if isinstance(trained, Mapping) and isinstance(wanted, Mapping):
-        for key in dict.fromkeys([*trained, *wanted]):
-            found = _first_difference(trained.get(key), wanted.get(key), f"{where}.{key}")
-            if found is not None and f"{where}.{key}" not in _PLACES:
-                return found
-        return None
-    return None if trained == wanted else f"{where}={trained}, this command has {wanted}"
+def warn_of_revision(restored: Restored) -> None:
+    """One line when the weights were trained by another revision of this package; it may compute something else."""
+    here, there = revision(), restored.state.get("revision")
+    if there is not None and there != here:
+        log.warning("%s was trained by %s, this is %s", restored.path, there, here)
 
 
 def load_network(parts: Parts, restored: Restored, profile: str | None) -> tuple[nn.Module, str]:

@@ -18,9 +18,8 @@ from diffexp.launch.signals import StopRequest
 from diffexp.sampler.loop import Sampler
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build
-from diffexp.tasks.evaluate import conditioner_of, plan_evaluation, trained_denoiser
+from diffexp.tasks.evaluate import conditioner_of, open_folder, plan_evaluation, trained_denoiser
 from diffexp.tasks.restore import Restored, open_checkpoint
-from diffexp.tasks.train import open_folder
 
 _COLUMNS, _SHOWN = 10, 100
 
@@ -34,7 +33,7 @@ def main(config: Config) -> None:
     parts = build(config)
     restored = open_checkpoint(config)
     plan = plan_evaluation(config, parts, restored)
-    with open_folder(config, restored, resume=False) as folder, StopRequest() as stop:
+    with open_folder(config, restored) as folder, StopRequest() as stop:
         target = folder.path / "samples"
         target.mkdir(exist_ok=True)
         draw = _generator(config, parts, plan.settings, restored, stop)

@@ -1,4 +1,4 @@
-"""task=train: from a configuration to a checkpoint, or on from one."""
+"""task=train: from a configuration to a checkpoint, or on from one; the same training is never done twice."""
 
 from __future__ import annotations
 
@@ -9,69 +9,151 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from diffexp.core.files import write_bytes_atomic
 from diffexp.dataset.loader import make_loader
+from diffexp.launch import ranks
 from diffexp.launch.find import newest
-from diffexp.launch.folder import RunFolder
+from diffexp.launch.fingerprint import TRAINING, training_fingerprint
+from diffexp.launch.folder import load_frozen, revision
+from diffexp.launch.place import Names, Place
 from diffexp.launch.signals import StopRequest
+from diffexp.launch.sweep import note_folder
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, initialised_network, torch_device
-from diffexp.tasks.restore import TRAINING, Restored, open_checkpoint, require_same_data
-from diffexp.training.fit import fit
-from diffexp.training.module import DiffusionModule
+from diffexp.tasks.restore import Restored, open_checkpoint, require_same_data, resume_newest, warn_of_revision
 
 log = logging.getLogger("diffexp")
 
+POLL = 0.5  # seconds between two looks at another command's training
+
 
 def main(config: Config) -> None:
-    """Train in a new run folder, or on in that of `ckpt=`."""
+    """Train, unless that has been done; `ckpt=` names where to go on from."""
     parts = build(config)
-    restored = prepare(config, parts)
-    with open_folder(config, restored) as folder, StopRequest() as stop:
-        train(config, parts, folder.path, restored, stop)
-        console.say(f"checkpoint: {newest(folder.path)}")
+    start = prepare(config, parts)
+    names = names_of(config, parts, start)
+    if names is None or ranks.world().share(names.complete() is not None):
+        if ranks.world().main:
+            checkpoint = start.path if names is None else names.complete()
+            note_folder(checkpoint.parent.parent)
+            console.say(f"complete already, nothing to train\ncheckpoint: {checkpoint}")
+        return
+    with StopRequest() as stop, Place(names, config, evaluates=False) as place:
+        checkpoint = obtain(config, parts, start, place, stop)
+        if checkpoint is not None:
+            console.say(f"checkpoint: {checkpoint}")
 
 
 def prepare(config: Config, parts: Parts) -> Restored | None:
     """Refuse what can be refused before a folder is made: device, checkpoint, data; returns the resumed checkpoint."""
     torch_device(parts.device)
     restored = None if config["ckpt"] is None else open_checkpoint(config, TRAINING)
+    world = ranks.world()
+    if world.main:  # alone first: it may download
+        parts.dataset.prepare()
+    world.barrier()
     parts.dataset.prepare()
     if restored is not None:
         require_same_data(restored, parts.dataset.split("train").fingerprint)
     return restored
 
 
-def open_folder(config: Config, restored: Restored | None, resume: bool = True) -> RunFolder:
-    """The folder to write to: that of the checkpoint when it is the newest there, else a new one.
+def names_of(config: Config, parts: Parts, start: Restored | None) -> Names | None:
+    """The folders of a training, which may go on from `start`; None when `start` is another that has all steps already.
 
-    Going on from an older checkpoint would contradict the files of the newer ones, so it starts a run of its own. A
-    resumed training freezes its new configuration; other tasks leave it.
+    A checkpoint of this very training goes on in its own folder, unless newer ones in there would contradict it: then
+    a folder of its own is used.
     """
-    if restored is not None and restored.run is not None and newest(restored.run) == restored.path:
-        return RunFolder.open(restored.run, config if resume else None)
-    return RunFolder.create(config)
+    data = parts.dataset.split("train").fingerprint
+    names = Names.of(config, data)
+    if start is None:
+        return names
+    if start.run is not None and training_fingerprint(load_frozen(start.run), data) == names.training.name:
+        newer = newest(start.run) != start.path
+        return names.branch(config, start.path) if newer else names.trained_in(start.path.parent.parent)
+    return None if start.step >= names.steps else names
 
 
-def train(config: Config, parts: Parts, run: Path, restored: Restored | None, stop: StopRequest) -> Path:
-    """Train until the last step and return the checkpoint of it."""
-    if restored is not None and restored.step >= parts.training.max_steps:
-        log.info("%s has all %d steps already", restored.path, parts.training.max_steps)
-        return restored.path
-    network = initialised_network(parts, config["seed"])
+def obtain(config: Config, parts: Parts, start: Restored | None, place: Place, stop: StopRequest) -> Path | None:
+    """The complete training of a job: found, waited for, or done here, by all ranks together.
+
+    Returns:
+        the last checkpoint, on rank 0; there, `place.home` is held. None on other ranks, whose work is done.
+
+    Raises:
+        PreemptedError: a signal came, and what was done is saved.
+        LockedError: the same job runs already.
+    """
+    world = ranks.world()
+    if _turn(place, stop) == "train":
+        data = parts.dataset.split("train").fingerprint
+        folder, resume = world.share(_resume(config, place, start, data) if world.main else ("", None))
+        train(config, parts, Path(folder), resume, stop)
+        if world.main:
+            place.give_back()
+    elif world.main:
+        note_folder(place.home.path)
+        log.info("trained already: %s", place.names.complete())
+    ranks.leave()
+    return place.names.complete() if world.main else None
+
+
+def _turn(place: Place, stop: StopRequest) -> str:
+    """Wait until this job may train ("train") or need not any more ("trained"); the same answer on every rank."""
+    world, announced = ranks.world(), ""
+    while True:
+        turn = world.share(place.advance() if world.main else None)
+        if turn is not None:
+            return turn
+        if place.waiting != announced:
+            announced = place.waiting
+            log.info("waiting for the training that another command does: %s", announced)
+        time.sleep(POLL)
+        stop.received = world.largest(stop.received or 0) or None
+        stop.check("while waiting for another command's training")
+
+
+def _resume(config: Config, place: Place, start: Restored | None, data: str) -> tuple[str, tuple[str, int] | None]:
+    """(folder of the training, (checkpoint, its step) or None), on rank 0."""
+    run = place.training.path
+    note_folder(place.home.path)
+    log.info("run folder: %s", place.home.path)
+    resume = resume_newest(config, run, start, data)
+    if resume is None:
+        return str(run), None
+    warn_of_revision(resume)
+    log.info("going on from step %d: %s", resume.step, resume.path)
+    _take_metrics(resume.run, run)
+    return str(run), (str(resume.path), resume.step)
+
+
+def _take_metrics(source: Path | None, run: Path) -> None:
+    """The first part of a training that began in another folder: its metrics belong to this one too."""
+    name = "metrics.jsonl"
+    if source is not None and (source / name).is_file() and not (run / name).exists():
+        write_bytes_atomic(run / name, (source / name).read_bytes())
+
+
+def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | None, stop: StopRequest) -> None:
+    """Train until the last step, in every rank; rank 0 writes into `run`."""
+    from diffexp.training.fit import fit  # seconds of imports, which a finished training does not need
+    from diffexp.training.module import DiffusionModule
+
+    world, seed = ranks.world(), config["seed"]
+    network = initialised_network(parts, seed)
     split = parts.dataset.split("train")
     record = {
         "config": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
         "data": {**asdict(parts.data), "fingerprint": split.fingerprint},
+        "revision": revision(),
     }
-    denoiser = parts.denoiser(network)
-    module = DiffusionModule(denoiser, parts.objective, parts.optimizer, parts.ema, config["seed"], record)
-    start = 0 if restored is None else restored.step
-    loader = make_loader(split, parts.training.batch_size, config["seed"], start, workers=parts.training.workers)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    log.info("training %s: %s parameters, %d images", config["recipe"], f"{parameters:,}", len(split))
-    log.info("run folder: %s", run)
+    module = DiffusionModule(parts.denoiser(network), parts.objective, parts.optimizer, parts.ema, seed, record)
+    path, step = (None, 0) if resume is None else (Path(resume[0]), resume[1])
+    size, workers = parts.training.batch_size, parts.training.workers
+    loader = make_loader(split, size, seed, step, world.rank, world.size, workers)
+    if world.main:
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        log.info("training %s: %s parameters, %d images", config["recipe"], f"{parameters:,}", len(split))
     began = time.perf_counter()
-    resume = None if restored is None else restored.path
-    checkpoint = fit(module, loader, parts.training, parts.device, run, stop, resume, console.interactive())
+    fit(module, loader, parts.training, parts.device, run, stop, path, console.interactive())
     log.info("trained to step %d in %.0f s", parts.training.max_steps, time.perf_counter() - began)
-    return checkpoint

@@ -1,0 +1,141 @@
+"""The folder of a sweep, `<runs>/sweeps/<UTC time>-<id>`: one small file for each job, from which its report is made.
+
+    job_<number>.json   number, overrides, folder (of the run), state, message, started, ended, pid
+
+States: waiting, running, ok, failed, preempted. Hydra's own `hydra.sweep.dir` is this folder, so that the workers of
+any launcher find it; the ranks of a job find their file by an environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from diffexp.core.errors import DiffexpError
+from diffexp.core.files import write_json_atomic
+from diffexp.launch.folder import ending
+from diffexp.launch.lock import is_alive, this_process
+from diffexp.launch.text import one_line
+
+SWEEPS = "sweeps"
+_FILE = "DIFFEXP_SWEEP_JOB"  # environment: the file of the job that a process works on
+_current: ContextVar[str | None] = ContextVar("file of the job", default=None)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job of a sweep.
+
+    Attributes:
+        number: its place in the sweep, from 0.
+        overrides: the words that make it, as they would stand on a command line of its own.
+        folder: its run folder, relative to the sweep's; None before it has one.
+        state: waiting, running, ok, failed or preempted.
+        message: one line for the reader.
+        started, ended: UTC, ISO 8601.
+        process: who runs it.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    folder: str | None = None
+    state: str = "waiting"
+    message: str = ""
+    started: str | None = None
+    ended: str | None = None
+    process: Mapping[str, Any] | None = None
+
+
+def new_sweep(runs: str, jobs: Sequence[Sequence[str]]) -> Path:
+    """Make the folder of a sweep, with a waiting job for each list of overrides.
+
+    Raises:
+        DiffexpError: it cannot be made there.
+    """
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    path = Path(runs) / SWEEPS / f"{stamp}-{uuid.uuid4().hex[:6]}"
+    try:
+        path.mkdir(parents=True)
+        for number, overrides in enumerate(jobs):
+            _write(_file(path, number), JobRecord(number, tuple(overrides)))
+    except OSError as error:
+        raise DiffexpError(f"runs={runs}: no sweep folder can be made there: {error}") from error
+    return path
+
+
+def read_sweep(path: Path) -> list[JobRecord]:
+    """The jobs of a sweep folder, by number; empty when it is none. A job whose process is gone has failed.
+
+    Raises:
+        DiffexpError: a file is not what it should be.
+    """
+    return sorted((_settled(_read(file)) for file in path.glob("job_*.json")), key=lambda job: job.number)
+
+
+def note_folder(run: Path) -> None:
+    """Let the sweep know the run folder of the job that this process works on; without effect outside of sweeps."""
+    file = _current.get() or os.environ.get(_FILE)
+    if file:
+        _change(Path(file), folder=Path(os.path.relpath(run, Path(file).parent)).as_posix())
+
+
+@contextmanager
+def job_record(sweep: Path, number: int, overrides: Sequence[str]) -> Iterator[None]:
+    """Keep the file of a job true while the block runs it: how it ends is what the block raises."""
+    file = _file(sweep, number)
+    before = os.environ.get(_FILE)
+    _write(file, JobRecord(number, tuple(overrides), None, "running", "", _now(), None, this_process()))
+    token = _current.set(str(file))
+    os.environ[_FILE] = str(file)  # for the processes of its ranks
+    try:
+        yield
+    except BaseException as error:
+        state, message = ending(error)
+        _change(file, state=state, message=one_line(message), ended=_now())
+        raise
+    else:
+        _change(file, state="ok", ended=_now())
+    finally:
+        _current.reset(token)
+        os.environ.pop(_FILE)
+        if before is not None:
+            os.environ[_FILE] = before
+
+
+def _settled(job: JobRecord) -> JobRecord:
+    """A job as it is now: a killed process could not write how it ended."""
+    if job.state != "running" or (job.process and is_alive(job.process)):
+        return job
+    return replace(job, state="failed", message=f"process {(job.process or {}).get('pid')} was killed")
+
+
+def _file(sweep: Path, number: int) -> Path:
+    return sweep / f"job_{number:03d}.json"
+
+
+def _read(file: Path) -> JobRecord:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return JobRecord(**{**found, "overrides": tuple(found["overrides"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DiffexpError(f"{file}: not the file of a job ({one_line(error)})") from error
+
+
+def _change(file: Path, **changes: Any) -> None:
+    _write(file, replace(_read(file), **changes))
+
+
+def _write(file: Path, job: JobRecord) -> None:
+    write_json_atomic(file, asdict(job))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

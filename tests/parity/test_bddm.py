@@ -32,7 +32,7 @@ def table(golden: Golden, name: str) -> DDPM:
 def sigma(process: Table) -> Tensor:
     """The standard deviation of the step to each index from the next cleaner one.
 
-    The posterior's, but for index 0: its step ends at the data and draws nothing, the file has the forward step's there.
+    The posterior's; but that to index 0 ends at the data and draws nothing: there the file has the forward step's.
     """
     t = torch.arange(process.num_steps, dtype=torch.float64)
     forward, posterior = process.transition_factor(t, t - 1.0).value, process.posterior_factor(t, t - 1.0).value

@@ -294,7 +294,8 @@ def test_variational_bound(case):
 def test_adam(case):
     case.repeats("lr_wd", case["lr"], case["weight_decay"])
     parameter = nn.Parameter(case.input("p0"))
-    settings = Adam(case["lr"], tuple(case["betas"]), case["eps"], case["weight_decay"], clip_norm=None)
+    words = {word: case[word] for word in ("lr", "eps", "weight_decay")}
+    settings = Adam(**words, betas=tuple(case["betas"]), clip_norm=None)
     optimizer, schedule = settings.build([parameter])
     found = []
     for gradient in case.input("grads"):

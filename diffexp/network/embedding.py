@@ -61,10 +61,14 @@ class FourierFeatures(nn.Module):
 
 
 class LabelEmbedding(nn.Linear):
-    """A dense layer with bias on the one-hot label: (B,) int64 in [0, num_classes) -> (B, width)."""
+    """A dense layer with bias on the one-hot label: (B,) int64 in [0, num_classes) -> (B, width).
+
+    A label of -1 is none: all zeros, so that the bias alone says "no label" (classifier-free guidance).
+    """
 
     def forward(self, labels: Tensor) -> Tensor:
-        return self.weight.t()[labels] + self.bias
+        given = (labels >= 0).to(self.weight.dtype)[:, None]
+        return given * self.weight.t()[labels.clamp_min(0)] + self.bias
 
 
 class Embedding(nn.Module):

@@ -173,8 +173,7 @@ def _check_network(parts: Parts) -> None:
     if told in ("log_snr", "log_snr_linear", "index") and getattr(parts.network, "embedding", None) == "fourier":
         raise ConfigError(f"prediction.time={told}: a Fourier embedding takes the time's logarithm: use 999t")
     if parts.process.num_steps is not None and told in ("t", "999t"):
-        name = parts.process.name
-        raise ConfigError(f"prediction.time={told}: process {name} counts its times by index: use prediction.time=index")
+        raise ConfigError(f"prediction.time={told}: process {parts.process.name} counts its times: use index")
 
 
 def initialised_network(parts: Parts, seed: int) -> nn.Module:

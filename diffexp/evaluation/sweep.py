@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +16,13 @@ from diffexp.dataset.split import Dataset, Split
 from diffexp.evaluation.controls import check_floor, control_batches
 from diffexp.evaluation.features import check_shape
 from diffexp.evaluation.generate import Conditioner, generate
-from diffexp.evaluation.meter import Meter
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import CONTROL_PREFIX, Row, blank_row
 from diffexp.evaluation.settings import Arm, EvaluationSettings, file_stems
 from diffexp.prediction.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from diffexp.evaluation.meter import Meter
 
 log = logging.getLogger("diffexp")
 
@@ -181,6 +184,8 @@ class _Run:
     @cached_property
     def meter(self) -> Meter:
         """Made for the first distance only: it takes the features of the whole reference."""
+        from diffexp.evaluation.meter import Meter  # torchmetrics takes seconds to import
+
         split, settings = self.dataset.split(REFERENCE_SPLIT), self.settings
         return Meter.on(split, settings.extractor, settings.batch_size, self.device)
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from diffexp.process.base import FactorKind, Process
 from diffexp.process.operator import Scalar
 
+_HALVINGS = 128
+
 
 class ScalarProcess(Process):
     """A process with scalar alpha_t and sigma_t; times are float64 of any shape."""
@@ -50,14 +52,40 @@ class ScalarProcess(Process):
         variance = (2.0 * self.log_sigma(t)).exp()
         return Scalar((self.variance_rate(t) - 2.0 * self.log_alpha_rate(t) * variance).sqrt())
 
-    def prior_factor(self) -> Scalar:
-        """Unit noise: both VP and the cosine schedule start sampling from exactly N(0, I)."""
-        return Scalar(1.0)
+    def prior_factor(self, t: Tensor | None = None) -> Scalar:
+        """Unit noise on a variance-preserving process, as published for VP and cosine; sigma_t on others."""
+        if self.variance_preserving:
+            return Scalar(1.0)
+        return self.factor(torch.tensor(self.t_max, dtype=torch.float64) if t is None else t)
 
     def log_snr(self, t: Tensor) -> Tensor:
         return 2.0 * (self.log_alpha(t) - self.log_sigma(t))
 
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        # Bisection down to neighbouring floats; processes with a closed form override this.
+        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+        low, high = torch.full_like(log_snr, self.t_data), torch.full_like(log_snr, self.t_max)
+        for _ in range(_HALVINGS):
+            middle = low + 0.5 * (high - low)
+            later = self.log_snr(middle) > log_snr
+            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+        return torch.where(log_snr >= self._end_log_snr(self.t_data), self.t_data, high)
+
+    def _end_log_snr(self, t: float) -> Tensor:
+        return self.log_snr(torch.tensor(t, dtype=torch.float64))
+
+    def _within(self, t: Tensor) -> Tensor:
+        """Times held between the process's ends."""
+        return t.clamp(self.t_data, self.t_max)
+
+    def transition_factor(self, t: Tensor, s: Tensor) -> Scalar:
+        # sigma_t^2 (1 - SNR_t / SNR_s): the difference of variances would cancel for close times (PD, section 3).
+        return self._new_noise(t, t, s)
+
     def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> Scalar:
-        # sigma_s^2 (1 - SNR_t / SNR_s): the difference of variances would cancel for close times (PD, section 3).
+        return self._new_noise(s, t, s)
+
+    def _new_noise(self, level: Tensor, t: Tensor, s: Tensor) -> Scalar:
+        """sigma_level sqrt(1 - SNR_t / SNR_s)."""
         ratio = -torch.expm1(self.log_snr(t) - self.log_snr(s))
-        return Scalar(self.log_sigma(s).exp() * ratio.sqrt())
+        return Scalar(self.log_sigma(level).exp() * ratio.sqrt())

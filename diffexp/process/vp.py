@@ -50,9 +50,11 @@ class VP(ScalarProcess):
     def diffusion(self, t: Tensor) -> Scalar:
         return Scalar(self._beta(t).sqrt())
 
-    def time_of(self, alpha: Tensor) -> Tensor:
-        """t with alpha_t = alpha, for alpha in (0, 1]: the root of the quadratic, in the form without cancellation."""
-        alpha = torch.as_tensor(alpha, dtype=torch.float64)
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        # 1 / SNR = exp(E) - 1 with E the integral of beta, so E = log(1 + 1 / SNR), accurate at both ends; then the
+        # root of E(t) in the form without cancellation.
+        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+        integral = torch.logaddexp(torch.zeros_like(log_snr), -log_snr).clamp_max(0.5 * (self.beta_min + self.beta_max))
         slope = self.beta_max - self.beta_min
-        exponent = -2.0 * alpha.log()
-        return 2.0 * exponent / (self.beta_min + (self.beta_min**2 + 2.0 * slope * exponent).sqrt())
+        t = 2.0 * integral / (self.beta_min + (self.beta_min**2 + 2.0 * slope * integral).sqrt())
+        return self._within(torch.where(integral > 0.0, t, 0.0))

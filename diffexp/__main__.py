@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import diffexp
 from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError, nearest
 from diffexp.launch import plugins
 from diffexp.launch.command import Command, normalise, parse, refuse_idle_sampler
 from diffexp.launch.layout import PRIMARY, Layout, read_layout
+from diffexp.launch.ranks import check_ranks, torchrun, wants_ranks
 from diffexp.launch.text import one_line
 
 INTERRUPTED = 130
@@ -44,8 +46,22 @@ def main(argv: Sequence[str] | None = None, folder: Path | None = None) -> int:
         the exit code: 0; 2 after a refusal or a failed job; 130 after Ctrl-C; 143 after SIGTERM; else what the job
         asked for.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not torchrun():
+        return _guarded(words, folder)
+    from diffexp.tasks.rank import dismiss, follow
+
+    if os.environ["RANK"] != "0":  # only rank 0 looks at the command line
+        return follow()
+    code = _guarded(words, folder)
+    dismiss(code)
+    return code
+
+
+def _guarded(words: list[str], folder: Path | None) -> int:
+    """Run a command line; every way to end has its exit code, and every error its line."""
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv), folder)
+        return _run(words, folder)
     except DiffexpError as error:
         _complain(error)
         return error.exit_code
@@ -100,6 +116,7 @@ def _validate(command: Command, layout: Layout) -> int:
         check_hydra(job.hydra)
         validate(job.config, layout)
         refuse_idle_sampler(job.overrides, job.config)
+        check_ranks(job.config, command.multirun)
         if "--cfg" in command.flags or "--info" in command.flags:
             continue
         task, recipe, ckpt = (job.config.get(key) for key in ("task", "recipe", "ckpt"))
@@ -152,7 +169,7 @@ def _arguments(arguments: list[str]) -> Iterator[None]:
 
 
 def _job(config: object) -> float | None:
-    """One job, called by Hydra with its composed configuration; torch is imported here, not before."""
+    """One job, called by Hydra with its composed configuration."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -161,9 +178,7 @@ def _job(config: object) -> float | None:
     settings = HydraConfig.get()
     sweep = settings.mode == RunMode.MULTIRUN
     try:
-        from diffexp.tasks import run_task
-
-        return run_task(resolve(config))
+        return _start(resolve(config))
     except DiffexpError as error:
         if not sweep:
             _complain(error)
@@ -179,6 +194,21 @@ def _job(config: object) -> float | None:
             raise SystemExit(error.exit_code) from error
         _complain(message)
         return None
+
+
+def _start(config: dict[str, Any]) -> float | None:
+    """Run a job: here, in a process for each of its devices, or with the ranks that torchrun has started."""
+    if torchrun():
+        from diffexp.tasks.rank import lead
+
+        return lead(config)
+    if wants_ranks(config):
+        from diffexp.launch.spawn import spawn
+
+        return spawn(config)
+    from diffexp.tasks import run_task
+
+    return run_task(config)
 
 
 def _complain(message: object) -> None:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from diffexp.core.errors import PreemptedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A scheduler that signals every process of a job reaches a rank twice: by itself, and through the parent that forwards.
+_ECHO = 1.0
 
 
 class StopRequest:
-    """Catches the signals inside a `with` block; a second one ends the process at once.
+    """Catches the signals inside a `with` block; a second one ends the process at once, unless it is an echo.
+
+    In another thread than the main one Python delivers no signals: nothing is caught there.
 
     Attributes:
-        received: the signal's number, or None.
+        received: the signal's number, or None; of another rank's signal too, once the ranks have agreed.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._first: float | None = None
         self._previous: dict[int, Any] = {}
 
     def install(self) -> None:
         """Take the signals (again): a library that runs in between may have taken them for itself."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in _SIGNALS:
             handler = signal.signal(number, self._handle)
             self._previous.setdefault(number, handler)
@@ -35,10 +44,13 @@ class StopRequest:
             raise PreemptedError(f"stopped by {name}" + (f" {what}" if what else ""), 128 + self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self._first is not None and now - self._first > _ECHO:
             self._restore()
             raise KeyboardInterrupt
-        self.received = number
+        if self._first is None:
+            self._first = now
+            self.received = number
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

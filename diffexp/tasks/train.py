@@ -88,6 +88,7 @@ def obtain(config: Config, parts: Parts, start: Restored | None, place: Place, s
     if _turn(place, stop) == "train":
         data = parts.dataset.split("train").fingerprint
         folder, resume = world.share(_resume(config, place, start, data) if world.main else ("", None))
+        ranks.log_to(Path(folder))
         train(config, parts, Path(folder), resume, stop)
         if world.main:
             place.give_back()

@@ -15,6 +15,7 @@ from torch import Tensor
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
 from diffexp.core.naming import checkpoint_name, checkpoints
+from diffexp.launch.ranks import world
 from diffexp.launch.signals import StopRequest
 
 log = logging.getLogger("diffexp")
@@ -28,6 +29,8 @@ class NotFiniteError(DiffexpError):
 
 class MetricsLog(lightning.Callback):
     """Appends one JSON line every few steps: step, mean loss, gradient norm, learning rate, images per second.
+
+    The loss is the mean over the interval and over all ranks; they exchange their sums once an interval. Rank 0 writes.
 
     Args:
         path: metrics.jsonl of the run folder; lines after the resumed step are dropped first.
@@ -47,14 +50,25 @@ class MetricsLog(lightning.Callback):
         self._since = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The part of an interval that a checkpoint falls into, so that a resumed run reports the same means."""
-        return {"total": self._carried if self._total is None else float(self._total), "count": self._count}
+        """The part of an interval that a checkpoint falls into, so that a resumed run reports the same means.
+
+        Each rank has a sum of its own: all ranks must ask at once.
+        """
+        return {"totals": world().gather(self._sum()), "count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._carried, self._count = state_dict["total"], state_dict["count"]
+        totals, place = state_dict["totals"], world()
+        mean = sum(totals) / len(totals)  # for another number of ranks than before
+        self._carried = totals[place.rank] if len(totals) == place.size else mean
+        self._count = state_dict["count"]
+
+    def _sum(self) -> float:
+        """The sum of this rank's losses so far in the interval; waits for the device."""
+        return self._carried if self._total is None else float(self._total)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        _drop_lines_after(self.path, trainer.global_step)
+        if world().main:
+            _drop_lines_after(self.path, trainer.global_step)
         self._since, self._timed = time.perf_counter(), 0
 
     def on_train_batch_end(
@@ -70,7 +84,8 @@ class MetricsLog(lightning.Callback):
 
     def _write(self, step: int, last: int, module: Any) -> None:
         now = time.perf_counter()
-        loss = float(self._total) / self._count  # the interval's only synchronisation with the device
+        totals = world().gather(self._sum())  # the interval's only synchronisation with the device
+        loss = sum(totals) / len(totals) / self._count
         line = {
             "step": step,
             "loss": loss,
@@ -80,8 +95,9 @@ class MetricsLog(lightning.Callback):
         }
         if not (math.isfinite(loss) and math.isfinite(line["gradient_norm"])):
             raise NotFiniteError(f"training: loss {loss}, gradient norm {line['gradient_norm']}, near step {step}")
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
+        if world().main:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(line) + "\n")
         if self.announce:
             log.info("step %d/%d  loss %.4f  %.0f images/s", step, last, loss, line["images_per_second"])
         self._total, self._carried, self._count, self._timed, self._since = None, 0.0, 0, 0, now
@@ -97,7 +113,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 
 class Checkpoints(lightning.Callback):
-    """Saves every few steps and at the end; keeps the newest few.
+    """Saves every few steps and at the end; keeps the newest few. All ranks take part, rank 0 writes.
 
     Args:
         folder: the run's checkpoints folder.
@@ -111,7 +127,7 @@ class Checkpoints(lightning.Callback):
         self.keep = keep
 
     def save(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Write the checkpoint of the present step, unless it exists, and remove the oldest ones.
+        """Write the checkpoint of the present step and remove the oldest ones.
 
         Raises:
             NotFiniteError: the network has diverged; older checkpoints stay.
@@ -119,11 +135,10 @@ class Checkpoints(lightning.Callback):
         norm = float(module.gradient_norm)
         if not math.isfinite(norm):
             raise NotFiniteError(f"training: gradient norm {norm} at step {trainer.global_step}, nothing is saved")
-        path = self.folder / checkpoint_name(trainer.global_step)
-        if not path.exists():
-            trainer.save_checkpoint(path)
-        for old in checkpoints(self.folder)[: -(self.keep + 1)]:
-            old.unlink()
+        trainer.save_checkpoint(self.folder / checkpoint_name(trainer.global_step))
+        if world().main:
+            for old in checkpoints(self.folder)[: -(self.keep + 1)]:
+                old.unlink()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -134,7 +149,11 @@ class Checkpoints(lightning.Callback):
 
 
 class StopOnSignal(lightning.Callback):
-    """Ends the training after the step in which a stop was asked for; the checkpoint callback then saves it."""
+    """Ends the training after the step in which a stop was asked for; the checkpoint callback then saves it.
+
+    The ranks agree after every step, in one small message between their processors: the signal may have reached one
+    of them only, and all must end in the same step.
+    """
 
     def __init__(self, request: StopRequest) -> None:
         self.request = request
@@ -145,7 +164,9 @@ class StopOnSignal(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.request.received is not None:
+        signal = world().largest(self.request.received or 0)
+        if signal:
+            self.request.received = signal
             trainer.should_stop = True
 
 

@@ -12,11 +12,14 @@ import lightning
 from torch import Tensor
 
 from diffexp.checkpoint.lightning_io import SafeCheckpointIO
+from diffexp.core.errors import ConfigError
 from diffexp.core.naming import checkpoint_name
+from diffexp.launch.ranks import lost_peers, world
 from diffexp.launch.signals import StopRequest
 from diffexp.training.callbacks import Checkpoints, MetricsLog, Progress, StopOnSignal
 from diffexp.training.module import DiffusionModule
 from diffexp.training.settings import Device, Training
+from diffexp.training.strategy import Ranks
 
 
 def fit(
@@ -41,15 +44,22 @@ def fit(
         resume: checkpoint to go on from.
         progress_bar: show a bar; otherwise progress is logged in lines.
 
+    With several ranks each of them calls this, with its own part of the batches; rank 0 alone writes.
+
     Raises:
-        PreemptedError: after SIGTERM or SIGINT, with the present step saved.
+        ConfigError: the process is not one of `device.devices` ranks.
+        PreemptedError: after SIGTERM or SIGINT to any rank, with the present step saved.
         NotFiniteError: when the loss or the gradient is not finite.
+        RankLostError: another rank has ended.
     """
+    if device.devices != world().size:
+        raise ConfigError(f"trainer.devices={device.devices}: this process is one of {world().size} ranks")
     checkpoints = Checkpoints(run / "checkpoints", training.checkpoint_every, training.keep)
-    checkpoints.folder.mkdir(exist_ok=True)
+    if world().main:
+        checkpoints.folder.mkdir(exist_ok=True)
     metrics = MetricsLog(run / "metrics.jsonl", training.log_every, training.batch_size, announce=not progress_bar)
     callbacks = [StopOnSignal(stop), metrics, checkpoints, *([Progress()] if progress_bar else [])]
-    with _quiet():
+    with _quiet(), lost_peers():
         trainer = _trainer(training, device, run, callbacks)
         trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
     if trainer.global_step < training.max_steps:
@@ -61,9 +71,12 @@ def _trainer(
     training: Training, device: Device, run: Path, callbacks: list[lightning.Callback]
 ) -> lightning.Trainer:
     """Lightning's trainer without its own files, bars, samplers and loggers."""
+    place = world()
     return lightning.Trainer(
         accelerator=device.accelerator,
-        devices=device.devices,
+        strategy=Ranks(place) if place.size > 1 else "auto",
+        devices=place.local_size,
+        num_nodes=place.size // place.local_size,
         precision=device.precision,
         max_steps=training.max_steps,
         max_epochs=-1,
@@ -87,6 +100,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            # a 1x1 convolution's gradient has strides of its own; between ranks it is copied once more
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         logger.setLevel(level)

@@ -14,7 +14,7 @@ from diffexp.core.errors import DiffexpError
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.training.clipping import clip_gradients
 from diffexp.training.ema import EMA, EMASettings
-from diffexp.training.optimizer import Adam
+from diffexp.training.optimizer import Descent
 
 Objective = Callable[[NetworkDenoiser, Mapping[str, Tensor], int], Tensor]
 
@@ -35,7 +35,7 @@ class DiffusionModule(lightning.LightningModule):
         self,
         denoiser: NetworkDenoiser,
         objective: Objective,
-        optimizer: Adam,
+        optimizer: Descent,
         ema: EMASettings,
         seed: int,
         record: Mapping[str, Any],

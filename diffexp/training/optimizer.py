@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,14 +15,12 @@ from diffexp.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam with linear warm-up, then a constant rate; weight decay is decoupled, as in AdamW.
+class Descent(abc.ABC):
+    """What all optimisers share: linear warm-up, then a constant rate; clipping of the gradient's global norm.
 
     Args:
         lr: learning rate after the warm-up, > 0.
-        betas: decay of the first and second moment.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled, multiplied by the learning rate.
+        weight_decay: see each optimiser, >= 0.
         warmup_steps: step k (from 0) uses lr min(1, (k + 1) / warmup_steps); 0 is no warm-up.
         clip_norm: largest global norm of the gradient; None does not clip.
 
@@ -30,8 +29,6 @@ class Adam:
     """
 
     lr: float = 2.0e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1.0e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0
     clip_norm: float | None = 1.0
@@ -39,10 +36,8 @@ class Adam:
     def __post_init__(self) -> None:
         if not self.lr > 0.0:
             raise ConfigError(f"optimizer.lr={self.lr}: must be > 0")
-        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ConfigError(f"optimizer.betas={list(self.betas)}: needs two numbers in [0, 1)")
-        if self.eps < 0.0 or self.weight_decay < 0.0:
-            raise ConfigError(f"optimizer: eps={self.eps} and weight_decay={self.weight_decay} must be >= 0")
+        if not self.weight_decay >= 0.0:
+            raise ConfigError(f"optimizer.weight_decay={self.weight_decay}: must be >= 0")
         if self.warmup_steps < 0:
             raise ConfigError(f"optimizer.warmup_steps={self.warmup_steps}: must be >= 0")
         if self.clip_norm is not None and not self.clip_norm > 0.0:
@@ -54,6 +49,71 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LambdaLR]:
         """The optimiser and its schedule, to be stepped once for each optimiser step."""
-        options = {"lr": self.lr, "betas": tuple(self.betas), "eps": self.eps, "weight_decay": self.weight_decay}
-        optimizer = torch.optim.AdamW(parameters, **options)
+        optimizer = self._optimizer(parameters)
         return optimizer, LambdaLR(optimizer, lambda step: self.rate(step) / self.lr)
+
+    @abc.abstractmethod
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """The optimiser, at the full learning rate."""
+
+
+@dataclass(frozen=True)
+class Adam(Descent):
+    """Adam with decoupled weight decay, as in AdamW.
+
+    Args:
+        lr: learning rate after the warm-up, > 0.
+        weight_decay: decoupled, multiplied by the learning rate.
+        warmup_steps: linear, see `Descent`.
+        clip_norm: largest global norm of the gradient; None does not clip.
+        betas: decay of the first and second moment, in [0, 1).
+        eps: added to the root of the second moment, >= 0.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1.0e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas={list(self.betas)}: needs two numbers in [0, 1)")
+        if not self.eps >= 0.0:
+            raise ConfigError(f"optimizer.eps={self.eps}: must be >= 0")
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        options = {"lr": self.lr, "betas": tuple(self.betas), "eps": self.eps, "weight_decay": self.weight_decay}
+        return torch.optim.AdamW(parameters, **options)
+
+
+@dataclass(frozen=True)
+class SGD(Descent):
+    """Stochastic gradient descent, v <- momentum v + g, parameters <- parameters - lr v.
+
+    Args:
+        lr: learning rate after the warm-up, > 0.
+        weight_decay: times the parameters, added to the gradient g after clipping (not decoupled).
+        warmup_steps: linear, see `Descent`.
+        clip_norm: largest global norm of the gradient; None does not clip.
+        momentum: in [0, 1).
+        nesterov: step along g + momentum v; needs a momentum.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.momentum < 1.0:
+            raise ConfigError(f"optimizer.momentum={self.momentum}: must be in [0, 1)")
+        if self.nesterov and not self.momentum:
+            raise ConfigError("optimizer.nesterov=true: has no meaning without optimizer.momentum, e.g. 0.9")
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        options = {"lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov}
+        return torch.optim.SGD(parameters, **options, weight_decay=self.weight_decay)

@@ -49,7 +49,8 @@ class Device:
 
     Args:
         accelerator: "auto" takes a GPU when there is one.
-        devices: number of devices, >= 1.
+        devices: number of devices that train together, over all machines, >= 1: each is one process, and takes an equal
+            part of every batch. CPU: that many processes.
         precision: Lightning's names: "32-true", "bf16-mixed" (autocast) or "64-true".
 
     Raises:
@@ -62,5 +63,3 @@ class Device:
 
     def __post_init__(self) -> None:
         _at_least(1, trainer__devices=self.devices)
-        if self.devices > 1:
-            raise ConfigError(f"trainer.devices={self.devices}: this version trains on one device, set it to 1")

@@ -12,6 +12,7 @@ Everything is written beside its name and renamed, so a kill leaves the old file
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -186,6 +187,12 @@ def _remove_drafts(path: Path) -> None:
 
 def versions() -> dict[str, Any]:
     """What the numbers depend on: Python, packages (read from their metadata, not imported), git revision."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> Mapping[str, Any]:
+    """The code that this process runs does not change; asking git takes longer than all else that is written down."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -214,7 +221,7 @@ def git_revision(package: Path | None = None) -> dict[str, Any]:
 
 def revision() -> str:
     """The package's version and commit, for a person and for comparison: ``diffexp 0.1.0 (a1b2c3d)``."""
-    commit = git_revision()["git"]
+    commit = versions()["git"]
     return f"diffexp {diffexp.__version__}" + (f" ({commit[:10]})" if commit else "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -30,23 +31,29 @@ def _config(tmp_path: Path, **changes: Any) -> dict[str, Any]:
     return {**CONFIG, "runs": str(tmp_path / "runs"), **changes}
 
 
+def _run(tmp_path: Path, name: str = "one", **changes: Any) -> RunFolder:
+    """A run folder that is ready for a `with` block."""
+    run = RunFolder.claim(tmp_path / "runs" / "vp" / name, "job")
+    run.freeze(_config(tmp_path, **changes))
+    return run
+
+
 def _status(run: Path) -> dict[str, Any]:
     return json.loads((run / "status.json").read_text())
 
 
 def _checkpoint(run: Path, step: int, text: str = "x") -> Path:
     path = run / "checkpoints" / f"step_{step:08d}.ckpt"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return path
 
 
 def test_a_run_folder_from_start_to_end(tmp_path: Path) -> None:
     config = _config(tmp_path)
-    with RunFolder.create(config) as run:
-        assert run.path.parent == tmp_path / "runs" / "vp"
-        assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}-4-[0-9a-f]{6}", run.path.name)
-        names = {entry.name for entry in run.path.iterdir()}
-        assert names == {"config.yaml", "versions.json", "status.json", "checkpoints", "lock"}
+    with _run(tmp_path) as run:
+        assert run.path == tmp_path / "runs" / "vp" / "one"
+        assert {entry.name for entry in run.path.iterdir()} == {"config.yaml", "versions.json", "status.json", "lock"}
         assert _status(run.path)["state"] == "running"
         assert _status(run.path)["ended"] is None
     assert _status(run.path)["state"] == "ok"
@@ -68,34 +75,46 @@ def test_a_run_folder_from_start_to_end(tmp_path: Path) -> None:
     ],
 )
 def test_every_ending_is_written_down(tmp_path: Path, error: BaseException, state: str, message: str) -> None:
-    with pytest.raises(type(error)), RunFolder.create(_config(tmp_path)) as run:
+    with pytest.raises(type(error)), _run(tmp_path) as run:
         raise error
     assert (_status(run.path)["state"], _status(run.path)["message"]) == (state, message)
     assert not (run.path / "lock").exists()
 
 
-def test_a_folder_is_resumed_by_one_writer_only(tmp_path: Path) -> None:
-    with RunFolder.create(_config(tmp_path)) as run:
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    with _run(tmp_path) as run:
         pass
     with RunFolder.open(run.path) as again:
         assert again.config == run.config
-        with pytest.raises(LockedError, match="in use by process"):
-            RunFolder.open(run.path)
-        assert _status(run.path)["state"] == "running"  # the refused writer changed nothing
+        for refused in (RunFolder.open, RunFolder.claim):
+            with pytest.raises(LockedError, match=f"in use by process {os.getpid()}$"):
+                refused(run.path)
+        assert _status(run.path)["state"] == "running"  # the refused writers changed nothing
+    held = RunFolder.claim(run.path, "what I do")
+    before = (run.path / "status.json").read_bytes()
+    with pytest.raises(LockedError) as caught:
+        RunFolder.claim(run.path)
+    assert caught.value.job == "what I do"
+    held.release()
+    assert (run.path / "status.json").read_bytes() == before
+    assert not (run.path / "lock").exists()
 
 
-def test_runs_made_at_once_do_not_collide(tmp_path: Path) -> None:
-    paths = []
-    for _ in range(20):
-        with RunFolder.create(_config(tmp_path)) as run:
-            paths.append(run.path)
-    assert len(set(paths)) == 20
+def test_what_a_killed_writer_left_half_written_is_removed(tmp_path: Path) -> None:
+    with _run(tmp_path) as run:
+        pass
+    kept = [_checkpoint(run.path, 7), run.path / ".lock.abc.tmp"]  # a lock's draft may be another process's
+    drafts = [run.path / ".results.csv.abc.tmp", run.checkpoints / ".step_00000008.ckpt.abc.tmp"]
+    for path in (kept[1], *drafts):
+        path.write_text("half")
+    RunFolder.claim(run.path).release()
+    assert [path.exists() for path in (*kept, *drafts)] == [True, True, False, False]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(DiffexpError, match="no run folder can be made"):
-        RunFolder.create(_config(tmp_path))
+    with pytest.raises(DiffexpError, match=r"no run folder can be made or written at .*runs/vp/one: .*Not a directory"):
+        _run(tmp_path)
 
 
 def test_frozen_configs_are_checked(tmp_path: Path) -> None:
@@ -134,7 +153,7 @@ def test_the_revision_of_a_surrounding_repository_does_not_count(tmp_path: Path)
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with RunFolder.create(_config(tmp_path)) as old, RunFolder.create(_config(tmp_path)) as new:
+    with _run(tmp_path, "2") as old, _run(tmp_path, "1") as new:
         pass
     last = _checkpoint(old.path, 900)
     _checkpoint(old.path, 1000, "")  # empty: a save that did not finish
@@ -145,7 +164,11 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     # the newer run has no checkpoint yet, so the older one is the latest
     assert find_run("latest:vp", runs) == (old.path, last)
     newer = _checkpoint(new.path, 5)
+    os.utime(last, ns=(1, 10**18))
+    os.utime(newer, ns=(1, 10**18 + 1))  # by time: names are fingerprints
     assert find_run("latest:vp", runs) == (new.path, newer)
+    os.utime(last, ns=(1, 10**18 + 2))
+    assert find_run("latest:vp", runs) == (old.path, last)
     assert find_run(str(old.path), runs) == (old.path, last)
     assert find_run(str(old.path / "checkpoints"), runs) == (old.path, last)
     assert find_run(str(last), runs) == (old.path, last)
@@ -154,12 +177,33 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     assert find_run(str(loose), runs) == (None, loose)
 
 
+def test_weights_that_are_kept_elsewhere(tmp_path: Path) -> None:
+    """An evaluation of another run's weights: its checkpoint is theirs, and stays so when all runs are moved."""
+    runs = tmp_path / "runs"
+    with _run(tmp_path, "a") as first, _run(tmp_path, "a-b") as second:
+        second.refer(first.path, None)
+    assert json.loads((second.path / "training.json").read_text()) == {"folder": "../a", "checkpoint": None}
+    assert newest(second.path) is None
+    early, late = _checkpoint(first.path, 5), _checkpoint(first.path, 9)
+    assert find_run(str(second.path), runs) == (second.path, late)
+    second.refer(first.path, early)
+    assert newest(second.path) == early
+    assert find_run("latest:vp", runs) == (first.path, late)
+    moved = runs.rename(tmp_path / "moved")
+    assert newest(moved / "vp" / "a-b") == moved / "vp" / "a" / "checkpoints" / early.name
+    (moved / "vp" / "a" / "checkpoints" / early.name).unlink()
+    assert newest(moved / "vp" / "a-b") is None
+    (moved / "vp" / "a-b" / "training.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"a-b/training.json: unreadable"):
+        newest(moved / "vp" / "a-b")
+
+
 @pytest.mark.parametrize("depth", range(5))
 def test_a_relative_checkpoint_is_the_newest_of_its_run_from_everywhere(
     depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the folder above runs, from each one down to `checkpoints`: the run goes on in its folder, not a new one."""
-    with RunFolder.create(_config(tmp_path)) as run:
+    with _run(tmp_path) as run:
         pass
     _checkpoint(run.path, 4)
     last = _checkpoint(run.path, 9)
@@ -181,10 +225,11 @@ def test_a_relative_checkpoint_is_the_newest_of_its_run_from_everywhere(
 def test_a_run_folder_without_a_checkpoint_is_enough_for_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An evaluation of an older checkpoint writes into such a folder."""
-    with RunFolder.create(_config(tmp_path)) as run:
+    """Pictures alone make one too."""
+    with _run(tmp_path) as run:
         pass
     (run.path / "samples_ddim.png").write_bytes(b"")
+    run.checkpoints.mkdir()
     for spec in (run.path, run.path / "checkpoints"):
         assert main(["task=report", f"ckpt={spec}"]) == 0
         assert capsys.readouterr().out == f"report: {run.path / 'report.md'}\n"
@@ -202,7 +247,7 @@ def test_missing_checkpoints_are_refused_with_what_there_is(tmp_path: Path) -> N
     runs = tmp_path / "runs"
     with pytest.raises(CheckpointError, match=r"no run of 'vp' with a checkpoint.*, nor of any other recipe"):
         find_run("latest:vp", runs)
-    with RunFolder.create(_config(tmp_path)) as run:
+    with _run(tmp_path) as run:
         pass
     with pytest.raises(CheckpointError, match=r"no checkpoint in it \(looked for checkpoints/step_<number>.ckpt\)"):
         find_run(str(run.path), runs)
@@ -214,7 +259,7 @@ def test_missing_checkpoints_are_refused_with_what_there_is(tmp_path: Path) -> N
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    with RunFolder.create(_config(tmp_path)) as run:
+    with _run(tmp_path) as run:
         pass
     _checkpoint(run.path, 1)
     check_checkpoint(_config(tmp_path, ckpt=None))

@@ -24,6 +24,8 @@ from diffexp.prediction.oracle.base import Oracle
 from diffexp.prediction.oracle.spec import OracleSpec
 from diffexp.process.base import Process
 from diffexp.training.ema import EMASettings
+from diffexp.training.loggers import NoLogger
+from diffexp.training.mirror import Logger
 from diffexp.training.optimizer import Descent
 from diffexp.training.settings import Device, Training
 
@@ -103,6 +105,13 @@ class Parts:
         """Whether the training shows images without their labels too, so that guidance has a meaning."""
         return self.data.num_classes > 0 and self.objective.label_dropout > 0.0
 
+    @property
+    def gives(self) -> frozenset[str]:
+        """What the predictions will hold."""
+        if not self.trainable:
+            return self.network.gives(self.data.num_classes)
+        return self.head.gives | ({"unconditional"} if self.guidable else frozenset())
+
     def build_network(self) -> nn.Module:
         """A new network for these data and this prediction, on torch's present default device."""
         channels, height, _ = self.process.state_shape(self.data.shape)
@@ -174,6 +183,11 @@ def _check_network(parts: Parts) -> None:
         raise ConfigError(f"prediction.time={told}: a Fourier embedding takes the time's logarithm: use 999t")
     if parts.process.num_steps is not None and told in ("t", "999t"):
         raise ConfigError(f"prediction.time={told}: process {parts.process.name} counts its times: use index")
+
+
+def make_logger(config: Config) -> Logger:
+    """The dashboard, on rank 0; the others speak to none. Apart from `build`: a loaded model has no use for it."""
+    return make(config, "logger") if world().main else NoLogger()
 
 
 def initialised_network(parts: Parts, seed: int) -> nn.Module:

@@ -17,8 +17,6 @@ def main(config: Config) -> None:
 
 def _summary(config: Config, parts: Parts) -> list[str]:
     choices, paper, training = config["choices"], config["paper"], parts.training
-    network = parts.meta_denoiser().network
-    count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     size = "x".join(str(side) for side in parts.data.shape)
     images = training.max_steps * training.batch_size
     classes = f"{parts.data.num_classes} classes" if parts.data.num_classes else "unconditional"
@@ -26,7 +24,7 @@ def _summary(config: Config, parts: Parts) -> list[str]:
         f"recipe     {config['recipe']} at scale {choices['scale']}",
         f"paper      {paper['title']} (arXiv {paper['arxiv']})" if paper else "paper      none",
         f"process    {choices['process']}, prediction {choices['prediction']}",
-        f"network    {choices['network']}, {count:,} parameters",
+        f"network    {choices['network']}, {_size(parts)}",
         f"data       {parts.dataset.name}, {size}, {classes}",
         f"training   {training.max_steps:,} steps of {training.batch_size} images: {images:,} images",
         f"optimizer  lr {parts.optimizer.lr:g}, EMA {', '.join(parts.ema.profiles)}",
@@ -34,9 +32,16 @@ def _summary(config: Config, parts: Parts) -> list[str]:
     ]
 
 
+def _size(parts: Parts) -> str:
+    if not parts.trainable:
+        return "in closed form, nothing to train"
+    parameters = parts.meta_denoiser().network.parameters()
+    return f"{sum(parameter.numel() for parameter in parameters if parameter.requires_grad):,} parameters"
+
+
 def _plans(arm: Arm, parts: Parts, config: Config) -> list[str]:
     sampler = arm.sampler
-    sampler.check(parts.head.gives)
+    sampler.check(parts.gives)
     lines = []
     for nfe in arm.feasible(config["evaluation"]["nfe_policy"]):
         times = sampler.times(parts.process, nfe).tolist()

@@ -13,10 +13,11 @@ from diffexp.launch.folder import read_status
 from diffexp.launch.place import Names, Place
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import note_folder
-from diffexp.tasks import console
+from diffexp.tasks import console, evaluate
 from diffexp.tasks.build import Config, Parts, build
-from diffexp.tasks.evaluate import Plan, best, expected, open_folder, plan_evaluation, run_evaluation
+from diffexp.tasks.evaluate import Plan, best, plan_evaluation, run_evaluation
 from diffexp.tasks.restore import MODEL, Restored, read_checkpoint, warn_of_revision
+from diffexp.tasks.source import expected, open_folder
 from diffexp.tasks.train import names_of, obtain, prepare
 
 log = logging.getLogger("diffexp")
@@ -28,6 +29,9 @@ def main(config: Config) -> float | None:
     What an earlier command has done of it is not done again.
     """
     parts = build(config)
+    if not parts.trainable:
+        ranks.leave()
+        return evaluate.main(config) if ranks.world().main else None
     plan = plan_evaluation(config, parts)
     start = prepare(config, parts)
     check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)

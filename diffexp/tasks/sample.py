@@ -18,8 +18,9 @@ from diffexp.launch.signals import StopRequest
 from diffexp.sampler.loop import Sampler
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build
-from diffexp.tasks.evaluate import conditioner_of, open_folder, plan_evaluation, trained_denoiser
-from diffexp.tasks.restore import Restored, open_checkpoint
+from diffexp.tasks.evaluate import conditioner_of, plan_evaluation
+from diffexp.tasks.restore import Restored
+from diffexp.tasks.source import make_source, open_checkpoint_or_oracle, open_folder
 
 _COLUMNS, _SHOWN = 10, 100
 
@@ -31,8 +32,10 @@ def main(config: Config) -> None:
     that evaluators of images read) and a PNG of the first hundred.
     """
     parts = build(config)
-    restored = open_checkpoint(config)
+    restored = open_checkpoint_or_oracle(config, parts)
     plan = plan_evaluation(config, parts, restored)
+    if restored is None:
+        parts.dataset.prepare()
     with open_folder(config, restored) as folder, StopRequest() as stop:
         target = folder.path / "samples"
         target.mkdir(exist_ok=True)
@@ -48,17 +51,17 @@ def main(config: Config) -> None:
 
 
 def _generator(
-    config: Config, parts: Parts, settings: EvaluationSettings, restored: Restored, stop: StopRequest
+    config: Config, parts: Parts, settings: EvaluationSettings, restored: Restored | None, stop: StopRequest
 ) -> Callable[[Sampler, int], Tensor]:
     """(sampler, nfe) -> all images, uint8 (n, C, H, W) on the CPU."""
-    denoiser, _, device = trained_denoiser(config, parts, restored)
+    source = make_source(config, parts, restored)
     conditioner, seed = conditioner_of(parts), settings.seeds[0]
 
     def draw(sampler: Sampler, nfe: int) -> Tensor:
         kept = []
         for batch in generate(
-            sampler, denoiser, parts.data.shape, range(settings.n), seed, nfe,
-            settings.batch_size, settings.quantise, conditioner, device,
+            sampler, source.denoiser, parts.data.shape, range(settings.n), seed, nfe,
+            settings.batch_size, settings.quantise, conditioner, source.device,
         ):  # fmt: skip
             stop.check("while sampling")
             kept.append(batch.images.cpu())

@@ -34,6 +34,10 @@ class OracleSpec(abc.ABC):
             images: reads the data set; called by oracles that need it.
         """
 
+    def gives(self, num_classes: int) -> frozenset[str]:
+        """What its predictions will hold, see `Denoiser`."""
+        return Oracle.gives
+
     def check(self, process: Process, shape: tuple[int, int, int]) -> None:  # noqa: B027 - some need the data to tell
         """Raise ConfigError for what cannot be built, before data are read."""
 
@@ -85,6 +89,9 @@ class OracleDataset(OracleSpec):
             raise ConfigError(f"network.limit={limit}: at least one image is needed")
         self.split = split
         self.limit = limit
+
+    def gives(self, num_classes: int) -> frozenset[str]:
+        return super().gives(num_classes) | ({"unconditional"} if num_classes else frozenset())
 
     def build(self, process: Process, shape: tuple[int, int, int], images: Images) -> Finite:
         return Finite(process, *images(self.split, self.limit))

@@ -80,6 +80,12 @@ def read_sweep(path: Path) -> list[JobRecord]:
     return sorted((_settled(_read(file)) for file in path.glob("job_*.json")), key=lambda job: job.number)
 
 
+def sweep_name() -> str | None:
+    """The name of the sweep that this process works on a job of; None outside of sweeps."""
+    file = _current.get() or os.environ.get(_FILE)
+    return Path(file).parent.name if file else None
+
+
 def note_folder(run: Path) -> None:
     """Let the sweep know the run folder of the job that this process works on; without effect outside of sweeps."""
     file = _current.get() or os.environ.get(_FILE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from diffexp.core.errors import ConfigError
 from diffexp.core.files import write_bytes_atomic
 from diffexp.dataset.loader import make_loader
 from diffexp.launch import ranks
@@ -17,9 +18,9 @@ from diffexp.launch.fingerprint import TRAINING, training_fingerprint
 from diffexp.launch.folder import load_frozen, revision
 from diffexp.launch.place import Names, Place
 from diffexp.launch.signals import StopRequest
-from diffexp.launch.sweep import note_folder
+from diffexp.launch.sweep import note_folder, sweep_name
 from diffexp.tasks import console
-from diffexp.tasks.build import Config, Parts, build, initialised_network, torch_device
+from diffexp.tasks.build import Config, Parts, build, initialised_network, make_logger, torch_device
 from diffexp.tasks.restore import Restored, open_checkpoint, require_same_data, resume_newest, warn_of_revision
 
 log = logging.getLogger("diffexp")
@@ -46,7 +47,11 @@ def main(config: Config) -> None:
 
 def prepare(config: Config, parts: Parts) -> Restored | None:
     """Refuse what can be refused before a folder is made: device, checkpoint, data; returns the resumed checkpoint."""
+    if not parts.trainable:
+        chosen = config["choices"]["network"]
+        raise ConfigError(f"network={chosen}: there is nothing to train; use task=evaluate or task=sample")
     torch_device(parts.device)
+    make_logger(config).check()
     restored = None if config["ckpt"] is None else open_checkpoint(config, TRAINING)
     world = ranks.world()
     if world.main:  # alone first: it may download
@@ -138,6 +143,7 @@ def _take_metrics(source: Path | None, run: Path) -> None:
 def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | None, stop: StopRequest) -> None:
     """Train until the last step, in every rank; rank 0 writes into `run`."""
     from diffexp.training.fit import fit  # seconds of imports, which a finished training does not need
+    from diffexp.training.mirror import Work
     from diffexp.training.module import DiffusionModule
 
     world, seed = ranks.world(), config["seed"]
@@ -156,5 +162,6 @@ def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | Non
         parameters = sum(parameter.numel() for parameter in network.parameters())
         log.info("training %s: %s parameters, %d images", config["recipe"], f"{parameters:,}", len(split))
     began = time.perf_counter()
-    fit(module, loader, parts.training, parts.device, run, stop, path, console.interactive())
+    with make_logger(config).open(Work(run, "train", config, step, sweep_name())) as mirror:
+        fit(module, loader, parts.training, parts.device, run, stop, path, console.interactive(), mirror.line)
     log.info("trained to step %d in %.0f s", parts.training.max_steps, time.perf_counter() - began)

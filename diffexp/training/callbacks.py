@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,17 @@ class MetricsLog(lightning.Callback):
         every: steps between lines.
         batch_size: images in one step.
         announce: also log the line for a person (when there is no progress bar).
+        mirror: is shown every line that is written, on rank 0.
     """
 
-    def __init__(self, path: Path, every: int, batch_size: int, announce: bool) -> None:
+    def __init__(
+        self, path: Path, every: int, batch_size: int, announce: bool, mirror: Callable[[dict[str, float]], None]
+    ) -> None:
         self.path = path
         self.every = every
         self.batch_size = batch_size
         self.announce = announce
+        self.mirror = mirror
         self._total: Tensor | None = None
         self._carried = 0.0
         self._count = self._timed = 0
@@ -98,6 +103,7 @@ class MetricsLog(lightning.Callback):
         if world().main:
             with open(self.path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
+            self.mirror(line)
         if self.announce:
             log.info("step %d/%d  loss %.4f  %.0f images/s", step, last, loss, line["images_per_second"])
         self._total, self._carried, self._count, self._timed, self._since = None, 0.0, 0, 0, now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import lightning
@@ -17,6 +17,7 @@ from diffexp.core.naming import checkpoint_name
 from diffexp.launch.ranks import lost_peers, world
 from diffexp.launch.signals import StopRequest
 from diffexp.training.callbacks import Checkpoints, MetricsLog, Progress, StopOnSignal
+from diffexp.training.mirror import METRICS
 from diffexp.training.module import DiffusionModule
 from diffexp.training.settings import Device, Training
 from diffexp.training.strategy import Ranks
@@ -31,6 +32,7 @@ def fit(
     stop: StopRequest,
     resume: Path | None = None,
     progress_bar: bool = False,
+    mirror: Callable[[Mapping[str, float]], None] = lambda line: None,
 ) -> Path:
     """Train until `training.max_steps` and return the last checkpoint.
 
@@ -43,6 +45,7 @@ def fit(
         stop: where a request to stop arrives.
         resume: checkpoint to go on from.
         progress_bar: show a bar; otherwise progress is logged in lines.
+        mirror: is shown every line of metrics.jsonl, on rank 0.
 
     With several ranks each of them calls this, with its own part of the batches; rank 0 alone writes.
 
@@ -57,7 +60,7 @@ def fit(
     checkpoints = Checkpoints(run / "checkpoints", training.checkpoint_every, training.keep)
     if world().main:
         checkpoints.folder.mkdir(exist_ok=True)
-    metrics = MetricsLog(run / "metrics.jsonl", training.log_every, training.batch_size, announce=not progress_bar)
+    metrics = MetricsLog(run / METRICS, training.log_every, training.batch_size, not progress_bar, mirror)
     callbacks = [StopOnSignal(stop), metrics, checkpoints, *([Progress()] if progress_bar else [])]
     with _quiet(), lost_peers():
         trainer = _trainer(training, device, run, callbacks)

@@ -1,15 +1,25 @@
-"""Discrete noise tables and the map from noise levels to their indices, against the released code of BDDM."""
+"""Discrete noise tables, the map from noise levels to their indices, and sampling with both: BDDM's released code."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffexp.network.embedding import PositionalFeatures
+from diffexp.prediction.denoiser import NetworkDenoiser
+from diffexp.prediction.head import Eps
 from diffexp.process.ddpm import DDPM
 from diffexp.process.table import Table
+from diffexp.sampler.grid import Grid, Uniform
+from diffexp.sampler.grid_stride import Stride
+from diffexp.sampler.linear import DDIM, Ancestral
+from diffexp.sampler.loop import Sampler
+from diffexp.sampler.noise import FixedNoise
 from tests.parity.golden import Golden, Member
+from tests.parity.standin import Mixture, per_image
 
 FILE = "bddm"
 LATER = {
@@ -78,7 +88,103 @@ def test_published_schedule(case):
     case.check("value", found(owner)[case["quantity"]])
 
 
+@pytest.mark.golden(FILE, "score_loss")
+def test_states_of_the_score_loss(case):
+    """At table entries, and (v1) at levels between two entries: a share u of the first and 1 - u of the second."""
+    case.repeats("table", case["table"])
+    case.repeats("net", case["net"])
+    process = table(case.golden, case["table"])
+    between = process.marginal(case.input("v1_t") + 1.0 - case.input("v1_u"))
+    net = Noise(case.golden.config["nets"][case["net"]], process)
+    x0, z = case.input("x0"), case.input("z")
+    case.check_each(
+        x_t=process.marginal(case.input("t")).perturb(x0, z),
+        v1_alpha=between.signal.value,
+        v1_eps=net(between.perturb(x0, z), process.index(between.t)),
+    )
+
+
 @pytest.mark.golden(FILE, "step_embedding")
 def test_step_embedding(case):
     features = PositionalFeatures(case["dim"], case["constants"]["max_period"])
     case.check("emb", features(case.input("ts").flatten()))
+
+
+class Told(NetworkDenoiser):
+    """A network of a training table on another process of the same levels: it is told the table's index of a level."""
+
+    def __init__(self, network: nn.Module, process: Table, training: Table) -> None:
+        super().__init__(network, Eps("index"), process)
+        self.training = training
+
+    def time_input(self, t: Tensor) -> Tensor:
+        return self.training.index(self.training.time_of(self.process.signal(t).value))
+
+
+class Noise(nn.Module):
+    """The exact noise for data of a known law at the levels of a table; it is told the index."""
+
+    def __init__(self, said: dict, training: Table) -> None:
+        super().__init__()
+        means = [said["mean"]] if "mean" in said else [said["mu"], -said["mu"]]
+        weights = said.get("weights", [1.0])
+        law = torch.tensor([weights, means, [said["std"]] * len(means)], dtype=torch.float64)
+        self.data = Mixture(*law)
+        self.training = training
+
+    def forward(self, x: Tensor, index: Tensor, labels: Tensor | None = None) -> Tensor:
+        table = self.training
+        alpha, sigma = (per_image(operator.value, x) for operator in (table.signal(index), table.factor(index)))
+        return (x - alpha * self.data(x, table.log_snr(index))) / sigma
+
+
+def schedule(case: Member) -> tuple[Table, Grid]:
+    """The process and the grid of the member's schedule."""
+    said, training = case["schedule"], table(case.golden, case["table"])
+    if said["source"] == "beta_key":
+        return Table(case.golden.tensor(said["key"])), Uniform()
+    return training, Uniform() if said["source"] == "table" else Stride("linspace_floor")
+
+
+def noise_of(case: Member) -> Tensor:
+    """The draws in the order in which they are used, the initial state first."""
+    said = case["noise"]
+    if said["source"] == "key":
+        return case.golden.tensor(said["key"])
+    draws = torch.arange(case["nfe"], dtype=torch.float64)[:, None]
+    entries = torch.arange(math.prod(said["shape"]), dtype=torch.float64)
+    return (2**0.5 * torch.cos(1.7 * entries + 0.9 * draws + 0.3)).reshape(-1, *said["shape"])
+
+
+def _unknown_schedule(case: Member) -> str | None:
+    sources = case["schedule"]["source"], case["noise"]["source"], case["sampler"]
+    known = {"beta_key", "table", "linspace"}, {"key", "formula"}, {"ddpm", "ddim"}
+    strange = [name for name, names in zip(sources, known, strict=True) if name not in names]
+    return f"unknown {strange[0]}" if strange else None
+
+
+def _check_repetitions(case: Member) -> None:
+    """Inputs that say again what `config` says; `ddim` is 0 for DDPM, 1 for DDIM, or DDIM's number of steps."""
+    flag = {"ddpm": 0, "ddim": 1}[case["sampler"]]
+    case.repeats("ddim", case["schedule"]["steps"] if case["schedule"]["source"] == "linspace" else flag)
+    case.repeats("table", case["table"])
+    case.repeats("net", case["net"])
+    case.repeats("kept", *(case["kept_calls"] or []))
+    if case["noise"]["source"] == "formula":
+        case.repeats("noise", "formula")
+
+
+@pytest.mark.golden(FILE, "sampling", later=_unknown_schedule)
+def test_sampling(case):
+    _check_repetitions(case)
+    (process, grid), training = schedule(case), table(case.golden, case["table"])
+    net = Told(Noise(case.golden.config["nets"][case["net"]], training), process, training)
+    stepper = DDIM() if case["sampler"] == "ddim" else Ancestral()
+    noise, states, steps = noise_of(case), [], case["schedule"].get("steps", process.num_steps)
+    sampler = Sampler("parity", stepper, grid)
+    sampler.sample(net, FixedNoise(noise[0], noise[1:]), steps, on_step=lambda k, x: states.append(x))
+    kept = range(steps) if case["kept_calls"] is None else case["kept_calls"]
+    told = net.time_input(sampler.times(process, steps)[:-1])
+    evaluations = net.evaluations // len(noise[0])
+    assert evaluations == case["nfe"]
+    case.check_each(xs=torch.stack([states[k] for k in kept]), eval_ts=told, n_evals=evaluations)

@@ -128,7 +128,7 @@ class Golden:
         return owners
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Member:
     """One member of a family.
 
@@ -155,6 +155,9 @@ class Member:
     def __str__(self) -> str:
         return next(iter((*self.outputs.values(), *self.inputs.values())), self.family)
 
+    def __repr__(self) -> str:
+        return f"golden {self.golden.name}, family {self.family}, member {self}"
+
     def __getitem__(self, word: str) -> Any:
         return self.words[word]
 
@@ -169,17 +172,20 @@ class Member:
             AssertionError: naming file, family, member, role, largest error and tolerance.
             GoldenError: the file states no tolerance for it.
         """
+        __tracebackhide__ = True
         self.compare(role, got, self.golden.array(self.outputs[role]))
 
     def check_each(self, **got: Numbers) -> None:
         """Compare every output that the member has among these; what it has beside them stays unchecked."""
+        __tracebackhide__ = True
         for role in self.outputs:
             if role in got:
                 self.check(role, got[role])
 
     def compare(self, role: str, got: Numbers, want: np.ndarray, rule: Tolerance | None = None) -> None:
         """Compare with an array at `rule`, or at the tolerance of an output role; errors as for `check`."""
-        where = f"golden {self.golden.name}, family {self.family}, member {self}, {role}"
+        __tracebackhide__ = True
+        where = f"{self!r}, {role}"
         got = got.detach().numpy() if isinstance(got, Tensor) else np.asarray(got)
         assert got.shape == want.shape, f"{where}: shape {got.shape} instead of {want.shape}"
         if want.dtype.kind not in "fc":
@@ -196,9 +202,10 @@ class Member:
 
     def repeats(self, role: str, *constants: float | str) -> None:
         """Check an input array that only repeats constants of `config`; a member without such an input passes."""
+        __tracebackhide__ = True
         if role in self.inputs:
             found = np.ravel(self.golden.array(self.inputs[role])).tolist()
-            assert found == list(constants), f"{self.family} {self}, {role}: {found} but config says {constants}"
+            assert found == list(constants), f"{self!r}, {role}: {found}, but config says {list(constants)}"
 
 
 def _texts(node: object) -> Iterable[str]:

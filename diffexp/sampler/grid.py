@@ -15,22 +15,22 @@ Last = Literal["state", "data"]
 
 
 class Grid(abc.ABC):
-    """n + 1 times from the prior down to `t_end`.
+    """n + 1 times of n steps: the network is asked at the first n of them, and the last is `t_end`.
 
     Args:
         t_end: the last time; None is the process's data time.
         last: "state" hands over the state at `t_end`; "data" hands over the data estimate of the last evaluation, taken
             at the time before. Both cost the same.
 
-    Raises:
-        ConfigError: for a negative t_end.
+    Attributes:
+        name: short name, as in the config group.
+        steps: the only number of steps that the grid has; None when it has any.
     """
 
     name: str
+    steps: int | None = None
 
     def __init__(self, t_end: float | None = None, last: Last = "state") -> None:
-        if t_end is not None and t_end < 0.0:
-            raise ConfigError(f"grid.t_end={t_end}: must be >= 0")
         self.t_end = t_end
         self.last: Last = last
 
@@ -38,23 +38,41 @@ class Grid(abc.ABC):
         """The n + 1 times of n steps on `process`, strictly decreasing, float64.
 
         Raises:
-            ConfigError: when t_end is not before the process's t_max.
+            ConfigError: when t_end is not a time of the process before its t_max, or when n steps do not fit.
         """
         end = process.t_data if self.t_end is None else self.t_end
-        if not end < process.t_max:
-            raise ConfigError(f"grid.t_end={end}: must be below the time of the prior, {process.t_max}")
+        if not process.t_data <= end < process.t_max:
+            limits = f"[{process.t_data:g}, {process.t_max:g})"
+            raise ConfigError(f"grid.t_end={end}: must lie in {limits}, the times of process {process.name}")
         times = self._times(process, n, process.t_max, end)
-        # Powers and logarithms round; the ends are meant exactly.
-        times[0], times[-1] = process.t_max, end
+        self._require_decrease(process, times)
         return times
 
     @abc.abstractmethod
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
-        """n + 1 times from `start` to `end`, float64."""
+        """n + 1 times between `start`, the time of the prior, and `end`, float64; the last is exactly `end`."""
+
+    def _require_decrease(self, process: Process, times: Tensor) -> None:
+        falls = times[:-1] > times[1:]
+        if not bool(falls.all()):
+            k = int(falls.logical_not().nonzero()[0])
+            pair = f"{float(times[k]):.17g} and {float(times[k + 1]):.17g}"
+            raise ConfigError(
+                f"grid {self.name}: times {k} and {k + 1} of {len(times) - 1} steps on process {process.name} do not "
+                f"decrease, {pair}: use fewer steps or an earlier t_end"
+            )
+
+
+def pinned(times: Tensor, start: float, end: float) -> Tensor:
+    """The same times with their ends exactly as they are meant: powers and logarithms round."""
+    times[0], times[-1] = start, end
+    return times
 
 
 class Power(Grid):
-    """Uniform in t^(1/p): t_k = linspace(T^(1/p), t_end^(1/p), n + 1)^p (gDDIM's `ts_order`).
+    """Uniform in the p-th root of time: t_k = linspace(T^(1/p), t_end^(1/p), n + 1)^p (gDDIM's `ts_order`).
+
+    Time counts from the data: on a table, where these are at -1, it is t + 1.
 
     Args:
         p: the exponent, > 0; larger is denser near the data.
@@ -74,8 +92,9 @@ class Power(Grid):
         self.p = p
 
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
-        root = 1.0 / self.p
-        return torch.linspace(start**root, end**root, n + 1, dtype=torch.float64) ** self.p
+        data, root = process.t_data, 1.0 / self.p
+        roots = torch.linspace((start - data) ** root, (end - data) ** root, n + 1, dtype=torch.float64)
+        return pinned(data + roots**self.p, start, end)
 
 
 class Uniform(Grid):
@@ -84,4 +103,4 @@ class Uniform(Grid):
     name = "uniform"
 
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
-        return torch.linspace(start, end, n + 1, dtype=torch.float64)
+        return pinned(torch.linspace(start, end, n + 1, dtype=torch.float64), start, end)

@@ -46,7 +46,8 @@ def lost_peers() -> Iterator[None]:
     except RuntimeError as error:
         if not _speaks_of_peers(error):
             raise
-        raise RankLostError(f"another rank of this run has ended ({one_line(error)[:160]})") from error
+        why = "" if "by peer" in str(error) else f" or cannot be reached: {one_line(error)}"
+        raise RankLostError(f"another rank of this run has ended{why}") from error
 
 
 def _speaks_of_peers(error: RuntimeError) -> bool:

@@ -124,8 +124,10 @@ class _Ranks:
             if stop.received is not None and not told:
                 self.signal(stop.received)
                 told = True
-            if any(code not in (None, 0) for code in self._codes()) or self._codes()[0] is not None:
-                self.end_within(_GRACE, _GRACE)
+            codes = self._codes()
+            if any(code not in (None, 0) for code in codes) or codes[0] is not None:
+                stopped = -signal.SIGTERM in codes  # before the ranks can agree on it
+                self.end_within(0.0 if stopped else _GRACE, _GRACE)
                 return
             time.sleep(_LOOK)
 
@@ -188,8 +190,9 @@ class _Ranks:
             return PreemptedError(f"stopped by {name} before the first step", 128 + (stop.received or -code))
         how = f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}, without a word"
         words = self._handover.last_words(rank) if rank else ""
-        last = f"; the last line of its log: {words}" if words else ""
-        return RankError(f"rank {rank} of {self._size} {how}, the others were ended{last}")
+        last = f" (the last line of its log: {words})" if words else ""
+        text = f"rank {rank} of {self._size} {how}{last}; the others were ended"
+        return RankError(f"{text}; the same command goes on from what is saved")
 
 
 def _name(number: int) -> str:

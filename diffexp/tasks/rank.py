@@ -6,6 +6,7 @@ Ranks do not speak of refusals and stops: their parent does, once; under torchru
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -27,13 +28,15 @@ _ORPHANED = 30.0  # seconds for an orderly end after the parent is gone
 def main() -> int:
     """Run the task of the hand-over folder as one of its ranks; returns the exit code."""
     handover = Handover.mine()
-    _end_with_parent(handover.pipe())
+    orphaned = _end_with_parent(handover.pipe())
     with _Ended(handover) as ended:
         _introduce()
         config = handover.config()
         ranks.join()
         with plugins.permission(plugins.inherited()):
             ended.result = run_task(config)
+    if orphaned.is_set() and ranks.world().main:
+        shutil.rmtree(handover.folder, ignore_errors=True)  # the parent would have done it
     return ended.ending.code
 
 
@@ -66,16 +69,23 @@ def _introduce() -> None:
         print(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, process {os.getpid()}, {now}", flush=True)
 
 
-def _end_with_parent(pipe: int) -> None:
-    """Ask this process to stop when the writing end of the pipe is closed, and end it if it does not listen."""
+def _end_with_parent(pipe: int) -> threading.Event:
+    """Ask this process to stop when the writing end of the pipe is closed, and end it if it does not listen.
+
+    Returns:
+        is set when the parent is gone.
+    """
+    gone = threading.Event()
 
     def watch() -> None:
         os.read(pipe, 1)  # returns at the end of the pipe: nothing is ever written
+        gone.set()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_ORPHANED)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return gone
 
 
 def lead(config: Mapping[str, Any]) -> float | None:

@@ -164,15 +164,18 @@ class StopOnSignal(lightning.Callback):
     def __init__(self, request: StopRequest) -> None:
         self.request = request
 
+    def agree(self) -> bool:
+        """Whether a stop was asked for, of any rank; all of them call this at once."""
+        self.request.received = world().largest(self.request.received or 0) or None
+        return self.request.received is not None
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.request.install()  # Lightning has put its own handlers in place by now
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        signal = world().largest(self.request.received or 0)
-        if signal:
-            self.request.received = signal
+        if self.agree():
             trainer.should_stop = True
 
 

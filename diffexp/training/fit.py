@@ -61,7 +61,10 @@ def fit(
     if world().main:
         checkpoints.folder.mkdir(exist_ok=True)
     metrics = MetricsLog(run / METRICS, training.log_every, training.batch_size, not progress_bar, mirror)
-    callbacks = [StopOnSignal(stop), metrics, checkpoints, *([Progress()] if progress_bar else [])]
+    stopping = StopOnSignal(stop)
+    if stopping.agree():  # during the imports
+        stop.check("before the first step")
+    callbacks = [stopping, metrics, checkpoints, *([Progress()] if progress_bar else [])]
     with _quiet(), lost_peers():
         trainer = _trainer(training, device, run, callbacks)
         trainer.fit(module, batches, ckpt_path=resume, weights_only=True)

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffexp
 from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError, nearest
 from diffexp.launch import plugins
 from diffexp.launch.command import Command, normalise, parse, refuse_idle_sampler
-from diffexp.launch.layout import PRIMARY, Layout, read_layout
+from diffexp.launch.layout import PRIMARY, Layout, presenting, read_layout
 from diffexp.launch.ranks import check_ranks, torchrun, wants_ranks
 from diffexp.launch.text import one_line
 
-INTERRUPTED = 130
+if TYPE_CHECKING:
+    from diffexp.launch.compose import Job
+
+INTERRUPTED, PREEMPTED = 130, 143
 _NEED_RECIPE = ("run", "train", "check")  # always
 _NEED_SOMETHING = ("evaluate", "sample")  # a recipe or a checkpoint
-
-
-class _Sweep:
-    """What went wrong in the jobs of the sweep that this process runs (pid 0: none is running)."""
-
-    pid = 0
-    jobs = 0
-    failed = 0
 
 
 def main(argv: Sequence[str] | None = None, folder: Path | None = None) -> int:
@@ -99,14 +93,14 @@ def _answer(command: Command, layout: Layout, empty: bool) -> int:
 
     if "--hydra-help" not in command.flags and "--shell-completion" not in command.flags:
         command = Command(command.flags, tuple(recall(normalise(command.words, layout), layout)))
-        count = _validate(command, layout)
+        jobs = _validate(command, layout)
     else:
-        count = 0
-    return _hand_over(command, layout, count)
+        jobs = []
+    return _sweep(command, layout, jobs) if command.multirun else _hand_over(command, layout)
 
 
-def _validate(command: Command, layout: Layout) -> int:
-    """Compose and check every job; returns how many there are."""
+def _validate(command: Command, layout: Layout) -> list[Job]:
+    """Compose and check every job."""
     from diffexp.launch.compose import compose_jobs, expand
     from diffexp.launch.find import check_checkpoint
     from diffexp.launch.schema import check_hydra, validate
@@ -123,7 +117,7 @@ def _validate(command: Command, layout: Layout) -> int:
         if recipe is None and (task in _NEED_RECIPE or (task in _NEED_SOMETHING and ckpt is None)):
             raise ConfigError(f"task={task} needs a recipe: add experiment=..., {_recipes(layout)}")
         check_checkpoint(job.config)
-    return len(jobs)
+    return jobs
 
 
 def _recipes(layout: Layout) -> str:
@@ -131,28 +125,43 @@ def _recipes(layout: Layout) -> str:
     return nearest("", layout.choices.get("experiment", ()))
 
 
-def _hand_over(command: Command, layout: Layout, count: int) -> int:
+def _sweep(command: Command, layout: Layout, jobs: list[Job]) -> int:
+    """Let Hydra run the jobs of a sweep, and report them together."""
+    from diffexp.launch.sweep import begin_sweep, keeps_folder, read_sweep
+
+    prefix = [] if command.config_dir is None else [f"--config-dir={command.config_dir}"]
+    with begin_sweep(jobs, prefix) as folder:
+        code = 0
+        try:
+            _hand_over(command, layout, folder)
+        except SystemExit as stop:  # a stop, or an error in the program whose trace Hydra has shown
+            code = stop.code if isinstance(stop.code, int) else 1
+        ended = [job.state for job in read_sweep(folder)]
+        if keeps_folder(jobs) and code < INTERRUPTED:  # who stops a sweep does not want to wait for its report
+            from diffexp.evaluation.overview import write_overview
+
+            print(f"sweep report: {write_overview(folder)}")
+        if "failed" in ended:
+            _complain(f"{ended.count('failed')} of {len(ended)} jobs failed")
+        stopped = PREEMPTED if "preempted" in ended else 0
+        return code or stopped or (DiffexpError.exit_code if "failed" in ended else 0)
+
+
+def _hand_over(command: Command, layout: Layout, sweep: Path | None = None) -> int:
     """Let Hydra run the validated jobs (or print what was asked for)."""
     import hydra
 
-    arguments, permitted = command.argv(), plugins.allowed()
+    arguments, permitted, here = command.argv(), plugins.allowed(), os.getpid()
+    if sweep is not None:  # Hydra's sweeper writes its own configuration there; jobs get no folders from it
+        arguments += [f'hydra.sweep.dir="{sweep.as_posix()}"', "hydra.sweep.subdir=."]
 
     def job(config: object) -> float | None:
-        with plugins.permission(permitted):  # a launcher's worker is another process: it goes with the function
-            return _job(config)
+        # a launcher's worker is another process: both go there with the function
+        with plugins.permission(permitted), presenting(layout):
+            return _job(config) if sweep is None else _member(config, sweep, here == os.getpid())
 
-    with ExitStack() as stack:
-        if command.multirun:
-            _Sweep.pid, _Sweep.jobs, _Sweep.failed = os.getpid(), count, 0
-            if not any(word.startswith("hydra.sweep.dir=") for word in command.words):
-                # Hydra's sweeper insists on writing down its own configuration: not into the user's folder
-                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffexp-"))
-                arguments.append(f'hydra.sweep.dir="{Path(scratch).as_posix()}"')
-        stack.enter_context(_arguments(arguments))
+    with _arguments(arguments):
         hydra.main(version_base="1.3", config_path=str(layout.folder), config_name=PRIMARY)(job)()
-    if command.multirun and _Sweep.failed:
-        _complain(f"{_Sweep.failed} of {count} jobs failed")
-        return DiffexpError.exit_code
     return 0
 
 
@@ -165,32 +174,39 @@ def _arguments(arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-        _Sweep.pid = 0
 
 
 def _job(config: object) -> float | None:
-    """One job, called by Hydra with its composed configuration."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
+    """The one job of a command, called by Hydra with its composed configuration."""
     from diffexp.launch.compose import resolve
 
-    settings = HydraConfig.get()
-    sweep = settings.mode == RunMode.MULTIRUN
     try:
         return _start(resolve(config))
     except DiffexpError as error:
-        if not sweep:
-            _complain(error)
-            raise SystemExit(error.exit_code) from error
-        if _Sweep.pid != os.getpid():  # a launcher's worker: Hydra carries the error to the parent
-            raise
-        _Sweep.failed += 1
-        words = " ".join(word for word in settings.overrides.task if not word.startswith("++evaluation.only="))
-        message = f"job {settings.job.num} ({words}): {error}"
-        if isinstance(error, PreemptedError):  # the stop was meant for the command, not for one of its jobs
-            left = _Sweep.jobs - settings.job.num - 1
-            _complain(f"{message}; jobs not started: {left} of {_Sweep.jobs}")
+        _complain(error)
+        raise SystemExit(error.exit_code) from error
+
+
+def _member(config: object, sweep: Path, here: bool) -> float | None:
+    """One job of a sweep; `here` tells whether this is the command's own process or a launcher's worker.
+
+    How it ended stands in its file, where the command finds it: Hydra would end the sweep with the first error.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from diffexp.launch.compose import resolve
+    from diffexp.launch.sweep import job_record, read_sweep
+
+    number = HydraConfig.get().job.num
+    try:
+        with job_record(sweep, number, HydraConfig.get().overrides.task) as words:
+            return _start(resolve(config))
+    except DiffexpError as error:
+        message = f"job {number} ({words}): {error}"
+        if here and isinstance(error, PreemptedError):  # the stop was meant for the command, not for one of its jobs
+            jobs = read_sweep(sweep)
+            left = sum(job.state == "waiting" for job in jobs)
+            _complain(f"{message}; jobs not started: {left} of {len(jobs)}")
             raise SystemExit(error.exit_code) from error
         _complain(message)
         return None

@@ -125,9 +125,14 @@ def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([_spell(getattr(row, name)) for name in COLUMNS] for row in merged)
+    writer.writerows(cells(row) for row in merged)
     write_text_atomic(path, text.getvalue())
     return merged
+
+
+def cells(row: Row) -> list[object]:
+    """A row as the file holds it: empty for None, floats with all their digits."""
+    return [_spell(getattr(row, name)) for name in COLUMNS]
 
 
 def _spell(value: object) -> object:

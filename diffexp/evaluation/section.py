@@ -39,8 +39,9 @@ def measured(
     controls: Sequence[Summary],
     images: Sequence[str],
     others: Sequence[Protocol],
+    matrix: str = "",
 ) -> str:
-    """Summary, plot and tables of one protocol."""
+    """Summary, plot and tables of one protocol; `matrix` is a table that takes the place of the usual ones."""
     parts = [f"## {protocol.metric}, n = {protocol.n:,}", _lead(protocol, arms, controls)]
     for other in others:
         difference = "; ".join(protocol.difference(other))
@@ -49,7 +50,7 @@ def measured(
         links = ", ".join(f"[{name.rsplit('.', 1)[1].upper()}]({name})" for name in images)
         parts.append(f"![Distance versus NFE]({images[0]})\n\n{links}")
     if arms:
-        parts += [_matrix(arms), _details(arms)]
+        parts += [matrix] if matrix else [_matrix(arms), _details(arms)]
     if controls:
         parts += ["### Controls", _controls(controls)]
     parts += [f"### Protocol `{protocol.hash}`", _protocol(protocol)]
@@ -76,10 +77,14 @@ def _matrix(arms: Sequence[Summary]) -> str:
     found = {(arm.label, arm.nfe): spell_spread(arm) for arm in arms}
     labels = list(dict.fromkeys(arm.label for arm in arms))
     body = [[label, *(found.get((label, budget), "") for budget in budgets)] for label in labels]
+    return f"{table(['NFE', *map(str, budgets)], body)}\n\n{caption(arms)}"
+
+
+def caption(arms: Sequence[Summary]) -> str:
+    """What the cells of a table of distances are."""
     seeds = max(len(arm.values) for arm in arms)
     spread = f"Mean ± standard deviation over {seeds} evaluation seeds" if seeds > 1 else "One evaluation seed"
-    caption = f"{spread}; columns are counted network evaluations per image."
-    return f"{table(['NFE', *map(str, budgets)], body)}\n\n{caption}"
+    return f"{spread}; columns are counted network evaluations per image."
 
 
 def _details(arms: Sequence[Summary]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffexp.core.errors import DiffexpError
@@ -28,6 +28,7 @@ class Summary:
         seconds: mean seconds per image, or None.
         independent: whether the seeds are draws of their own; where they share images, their standard deviation says
             nothing of how far another set would be.
+        tag: what tells its run from the others in the table.
     """
 
     label: str
@@ -37,6 +38,12 @@ class Summary:
     values: tuple[float, ...]
     seconds: float | None = None
     independent: bool = True
+    tag: str = ""
+
+    @property
+    def plain_label(self) -> str:
+        """The label without the tag."""
+        return self.label.removesuffix(f" ({self.tag})").replace(f", {self.tag})", ")") if self.tag else self.label
 
     @property
     def mean(self) -> float:
@@ -80,16 +87,31 @@ def require_one_protocol(rows: Iterable[Row], protocols: Mapping[str, Protocol])
 
 def summarise_arms(rows: Iterable[Row]) -> list[Summary]:
     """One summary for each sampler and NFE, samplers in the order of their rows, NFE ascending."""
-    arms = [row for row in rows if row.control is None]
-    label = _labels(arms)
-    series: dict[str, dict[int, list[Row]]] = {}
-    for row in arms:
-        series.setdefault(label(row), {}).setdefault(row.nfe or 0, []).append(row)
-    return [
-        Summary(name, group[0].sampler, group[0].grid, nfe, tuple(row.value for row in group), _mean_seconds(group))
-        for name, budgets in series.items()
-        for nfe, group in sorted(budgets.items())
-    ]
+    return summarise_groups([("", list(rows))])
+
+
+def summarise_groups(groups: Sequence[tuple[str, Sequence[Row]]]) -> list[Summary]:
+    """The summaries of several runs for one table: rows of two runs are never one arm.
+
+    Args:
+        groups: (what tells a run from the others, its rows).
+    """
+    arms = [(tag, [row for row in rows if row.control is None]) for tag, rows in groups]
+    everything = [row for _, rows in arms for row in rows]
+    found = []
+    for tag, rows in arms:
+        label = _labels(rows, everything, tag)
+        series: dict[str, dict[int, list[Row]]] = {}
+        for row in rows:
+            series.setdefault(label(row), {}).setdefault(row.nfe or 0, []).append(row)
+        for name, budgets in series.items():
+            found += [_summary(name, nfe, group, tag) for nfe, group in sorted(budgets.items())]
+    return found
+
+
+def _summary(label: str, nfe: int, rows: Sequence[Row], tag: str) -> Summary:
+    values, seconds = tuple(row.value for row in rows), _mean_seconds(rows)
+    return Summary(label, rows[0].sampler, rows[0].grid, nfe, values, seconds, tag=tag)
 
 
 def summarise_controls(rows: Iterable[Row]) -> list[Summary]:
@@ -104,27 +126,27 @@ def summarise_controls(rows: Iterable[Row]) -> list[Summary]:
     ]
 
 
-def _labels(rows: list[Row]) -> Callable[[Row], str]:
-    """What to call an arm of this table: the sampler, its grid where it has several, the model where there are several.
+def _labels(rows: Sequence[Row], everything: Sequence[Row], tag: str) -> Callable[[Row], str]:
+    """What to call an arm: the sampler, its grid where it has several, the model where a run has several, the run.
 
-    Settings are spelled out as far as they tell two arms apart.
+    Settings are spelled out as far as they tell two arms of the whole table apart.
     """
-    samplers = shorten(row.sampler for row in rows)
+    samplers = shorten(row.sampler for row in everything)
     grids: dict[str, list[str]] = {}
-    for row in rows:
+    for row in everything:
         grids.setdefault(row.sampler, []).append(row.grid)
     short = {sampler: shorten(found) for sampler, found in grids.items()}
     model = [name for name in _MODEL if len({getattr(row, name) for row in rows}) > 1]
 
     def label(row: Row) -> str:
         grid = [short[row.sampler][row.grid]] if len(short[row.sampler]) > 1 else []
-        extra = ", ".join([*grid, *(getattr(row, name) for name in model)])
+        extra = ", ".join([*grid, *(getattr(row, name) for name in model), *([tag] if tag else [])])
         return f"{samplers[row.sampler]} ({extra})" if extra else samplers[row.sampler]
 
     return label
 
 
-def _mean_seconds(rows: list[Row]) -> float | None:
+def _mean_seconds(rows: Sequence[Row]) -> float | None:
     seconds = [row.seconds_per_image for row in rows if row.seconds_per_image is not None]
     return statistics.fmean(seconds) if seconds else None
 

@@ -6,7 +6,9 @@ repository's `conf`, which lies beside the package.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,24 @@ class Layout:
     def __post_init__(self) -> None:
         names = {group.split("/")[0] for group in (*self.defaults, *self.choices)} | set(self.scalars)
         object.__setattr__(self, "top_level", frozenset(names | {"paper", "recipe"}))
+
+
+_present: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def presenting(layout: Layout) -> Iterator[None]:
+    """Let tasks inside a `with` block find the conf folders of the command."""
+    token = _present.set(layout)
+    try:
+        yield
+    finally:
+        _present.reset(token)
+
+
+def present_layout() -> Layout:
+    """The conf folders of the command that runs; the shipped one when there is none."""
+    return _present.get() or read_layout()
 
 
 def conf_folder() -> Path:

@@ -130,6 +130,11 @@ def _content(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and "pid" in found else dead
 
 
+def is_held(path: Path) -> bool:
+    """Whether a live process holds a lock file."""
+    return path.is_file() and is_alive(_content(path))
+
+
 def this_process() -> dict[str, Any]:
     """What tells this process from any other: {"pid", "host", "start"}."""
     return {"pid": os.getpid(), "host": socket.gethostname(), "start": _start(os.getpid())}

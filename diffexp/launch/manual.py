@@ -13,8 +13,10 @@ _TASKS = {
     "train": "train only; the same command with ckpt= resumes",
     "evaluate": "samplers at their NFE budgets: results.csv, report.md, plots (needs ckpt=)",
     "sample": "a grid of images for each NFE budget, from the same noise (needs ckpt=)",
-    "report": "report.md and its plots again, from the files of one run folder (needs ckpt=)",
+    "report": "report.md and its plots again, from the files of one run (ckpt=) or of several together (sweep=)",
     "check": "what would be run: parameter count, NFE plans; builds nothing heavy",
+    "list": "the recipes: paper, data, parameters, best published row",
+    "diff": "how two configurations differ: a=... b=..., each a recipe, recipe@scale, run folder or checkpoint",
 }
 _KEYS = {
     "seed=0": "initialisation, data order, noise and times all follow from it",
@@ -24,13 +26,15 @@ _KEYS = {
     "same with the present one",
     "plugins=[mylab]": "importable packages of your own that a configuration may build from; what their folder conf/ "
     "offers can be chosen. Only the command line can name them",
-    "runs=runs": "where run folders are made: <runs>/<recipe>/<time>-<seed>-<id>",
+    "runs=runs": "where run folders are made (or DIFFEXP_RUNS): <runs>/<recipe>/<fingerprint of the training>, and "
+    "-<hash> for further jobs on the same weights; a sweep's report is in <runs>/sweeps",
 }
 _EXAMPLES = {
-    "{recipe} scale=quick": "train and evaluate in minutes, on two CPU cores",
+    "{recipe} scale=quick": "train and evaluate in minutes, on two CPU cores; the same command again goes on",
     "{recipe} task=check": "the published size: parameters and NFE plans",
     "task=evaluate ckpt=latest:{name} sampler=heun": "one sampler alone, with the recipe and scale of the newest run",
-    "{recipe} scale=quick -m seed=0,1,2": "a sweep: three runs",
+    "{recipe} scale=quick -m sampler=ddim,heun": "a sweep: one training, two evaluations, one report",
+    "{recipe} scale=quick -m seed=0,1,2": "a sweep: three trainings",
     "{recipe} training.max_steps=500 optimizer.lr=1e-3": "change any value",
     "{recipe} --cfg job": "print the configuration and stop",
 }

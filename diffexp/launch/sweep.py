@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,15 +19,20 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffexp.core.errors import DiffexpError
+from diffexp.core.errors import ConfigError, DiffexpError
 from diffexp.core.files import write_json_atomic
 from diffexp.launch.folder import ending
 from diffexp.launch.lock import is_alive, this_process
 from diffexp.launch.text import one_line
 
+if TYPE_CHECKING:
+    from diffexp.launch.compose import Job
+
 SWEEPS = "sweeps"
+# Not part of a job's own command: what the entry adds by itself and would add again, and how the sweep is launched.
+_ADDED = ("++evaluation.only=$", "hydra.", "hydra/", "+hydra", "~hydra")
 _FILE = "DIFFEXP_SWEEP_JOB"  # environment: the file of the job that a process works on
 _current: ContextVar[str | None] = ContextVar("file of the job", default=None)
 
@@ -54,20 +61,49 @@ class JobRecord:
     process: Mapping[str, Any] | None = None
 
 
-def new_sweep(runs: str, jobs: Sequence[Sequence[str]]) -> Path:
-    """Make the folder of a sweep, with a waiting job for each list of overrides.
+WRITING = ("run", "train", "evaluate", "sample")  # tasks that leave something: sweeps of others have no folder
+
+
+@contextmanager
+def begin_sweep(jobs: Sequence[Job], prefix: Sequence[str] = ()) -> Iterator[Path]:
+    """Make the folder of a sweep, with a waiting job for each of `jobs`; yields its absolute path.
+
+    Args:
+        jobs: composed and validated; the first one's key `runs` says where.
+        prefix: words of the command that every job needs beside its overrides.
 
     Raises:
-        DiffexpError: it cannot be made there.
+        ConfigError: the command names a folder for Hydra's sweeps.
+        DiffexpError: the folder cannot be made.
     """
+    for word in (word for job in jobs for word in job.overrides):
+        if word.lstrip("+~").startswith(("hydra.sweep.dir=", "hydra.sweep.subdir=")):
+            raise ConfigError(f"{word}: diffexp names the folder of a sweep itself, <runs>/{SWEEPS}/...; say runs=...")
+    if not keeps_folder(jobs):
+        with tempfile.TemporaryDirectory(prefix="diffexp-") as scratch:
+            yield _fill(Path(scratch), jobs, prefix)
+        return
+    runs = jobs[0].config.get("runs") or "runs"
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
-    path = Path(runs) / SWEEPS / f"{stamp}-{uuid.uuid4().hex[:6]}"
+    path = Path(runs).absolute() / SWEEPS / f"{stamp}-{uuid.uuid4().hex[:6]}"
     try:
         path.mkdir(parents=True)
-        for number, overrides in enumerate(jobs):
-            _write(_file(path, number), JobRecord(number, tuple(overrides)))
+        _fill(path, jobs, prefix)
     except OSError as error:
         raise DiffexpError(f"runs={runs}: no sweep folder can be made there: {error}") from error
+    yield path
+
+
+def keeps_folder(jobs: Sequence[Job]) -> bool:
+    """Whether a sweep leaves something to report."""
+    return any(job.config.get("task") in WRITING for job in jobs)
+
+
+def _fill(path: Path, jobs: Sequence[Job], prefix: Sequence[str]) -> Path:
+    """Write the files of jobs that wait."""
+    for number, job in enumerate(jobs):
+        words = [word for word in job.overrides if not word.startswith(_ADDED)]
+        _write(_file(path, number), JobRecord(number, (*prefix, *words)))
     return path
 
 
@@ -94,15 +130,25 @@ def note_folder(run: Path) -> None:
 
 
 @contextmanager
-def job_record(sweep: Path, number: int, overrides: Sequence[str]) -> Iterator[None]:
-    """Keep the file of a job true while the block runs it: how it ends is what the block raises."""
+def job_record(sweep: Path, number: int, overrides: Sequence[str]) -> Iterator[str]:
+    """Keep the file of a job true while the block runs it: how it ends is what the block raises.
+
+    Args:
+        sweep: the sweep's folder.
+        number: the job's place in it.
+        overrides: what makes the job, where the sweep did not know it before.
+
+    Yields:
+        the words that make the job, for messages.
+    """
     file = _file(sweep, number)
     before = os.environ.get(_FILE)
-    _write(file, JobRecord(number, tuple(overrides), None, "running", "", _now(), None, this_process()))
+    words = _read(file).overrides if file.is_file() else tuple(overrides)
+    _write(file, JobRecord(number, words, None, "running", "", _now(), None, this_process()))
     token = _current.set(str(file))
     os.environ[_FILE] = str(file)  # for the processes of its ranks
     try:
-        yield
+        yield shlex.join(words)
     except BaseException as error:
         state, message = ending(error)
         _change(file, state=state, message=one_line(message), ended=_now())

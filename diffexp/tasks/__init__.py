@@ -18,7 +18,8 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     Raises:
         DiffexpError: anything that the user can act on.
     """
-    from diffexp.tasks import check, console, evaluate, report, run, sample, train
+    from diffexp.tasks import check, console, diff, evaluate, report, run, sample, train
+    from diffexp.tasks import list as recipes
 
     console.prepare()
     tasks = {
@@ -28,5 +29,7 @@ def run_task(config: Mapping[str, Any]) -> float | None:
         "sample": sample.main,
         "report": report.main,
         "check": check.main,
+        "list": recipes.main,
+        "diff": diff.main,
     }
     return tasks[config["task"]](config)

@@ -1,0 +1,140 @@
+"""The runs of a sweep, or those below any folder: what was asked of each, how it ended, what it measured."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from diffexp.core.errors import DiffexpError
+from diffexp.evaluation.protocol import Protocol, Provenance, read_protocols, read_provenances
+from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
+from diffexp.launch.folder import CONFIG, STATUS, load_frozen, read_status
+from diffexp.launch.lock import is_held
+from diffexp.launch.sweep import JobRecord, read_sweep
+
+# Keys that say nothing about a run, or are columns of its results.
+_SILENT = (
+    "choices", "task", "runs", "ckpt", "paper", "sampler", "grid", "evaluation", "logger", "plugins", "compile",
+    "sweep", "a", "b",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job of a sweep, or one run folder.
+
+    Attributes:
+        name: the job's number, or the folder's path below the one that is reported.
+        settings: override key -> value, as text, for all that was said.
+        state: waiting, running, ok, failed or preempted.
+        message: one line.
+        command: the words that run it again; empty when they are not known.
+        folder: the run folder; None for a job that has none.
+        config: its frozen configuration.
+        rows, protocols, provenances: what it measured.
+    """
+
+    name: str
+    settings: Mapping[str, str]
+    state: str
+    message: str = ""
+    command: tuple[str, ...] = ()
+    folder: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Row] = ()
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
+    provenances: Sequence[Provenance] = ()
+
+
+def collect(folder: Path) -> list[Run]:
+    """The jobs of a sweep folder, or the runs below another folder.
+
+    Raises:
+        DiffexpError: the folder is missing, is a run folder itself, or holds none; or a file is damaged.
+    """
+    if not folder.is_dir():
+        raise DiffexpError(f"sweep={folder}: no such folder")
+    jobs = read_sweep(folder)
+    if jobs:
+        return [_of_job(job, folder) for job in jobs]
+    if (folder / CONFIG).is_file():
+        raise DiffexpError(f"sweep={folder}: a run folder; its own report is made by task=report ckpt={folder}")
+    runs = [path.parent for path in sorted(folder.rglob(STATUS)) if (path.parent / CONFIG).is_file()]
+    if not runs:
+        raise DiffexpError(f"sweep={folder}: no sweep, and no run folder below it")
+    return _by_name([_of_folder(run, folder) for run in runs])
+
+
+def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys that are not the same everywhere, in the order of their first appearance."""
+    keys = dict.fromkeys(key for entry in settings for key in entry)
+    return [key for key in keys if len({entry.get(key) for entry in settings}) > 1]
+
+
+def _of_job(job: JobRecord, sweep: Path) -> Run:
+    folder = None if job.folder is None else sweep / job.folder
+    known = folder is not None and (folder / CONFIG).is_file()
+    run = Run(str(job.number), _settings(job.overrides), job.state, job.message, job.overrides)
+    return _filled(run, folder) if known and folder is not None else run
+
+
+def _of_folder(folder: Path, below: Path) -> Run:
+    status = read_status(folder)
+    state, message = str(status.get("state")), str(status.get("message") or "")
+    if state == "running" and not is_held(folder / "lock"):
+        state, message = "failed", f"process {status.get('pid')} was killed"
+    settings = dict(_flat(load_frozen(folder)))
+    return _filled(Run(folder.relative_to(below).as_posix(), settings, state, message), folder)
+
+
+def _filled(run: Run, folder: Path) -> Run:
+    """A run with what its folder holds."""
+    config, rows = load_frozen(folder), read_rows(folder / RESULTS_FILE)
+    return Run(
+        run.name, run.settings, run.state, run.message, run.command, folder, config, rows,
+        read_protocols(folder), read_provenances(folder),
+    )  # fmt: skip
+
+
+def _settings(words: Sequence[str]) -> dict[str, str]:
+    """Overrides as key -> value; a key that is taken away has the value "–"."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key.startswith("--"):
+            found[key.lstrip("+~")] = value if equals and not key.startswith("~") else "–"
+    return found
+
+
+def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(flat key, value as text) of a configuration; the names of groups come first."""
+    yield from ((key, str(name)) for key, name in (config.get("choices") or {}).items() if name is not None)
+    yield from _leaves({key: value for key, value in config.items() if key not in _SILENT}, "")
+
+
+def _by_name(runs: Sequence[Run]) -> list[Run]:
+    """The runs without the values of groups that differ in their name: the name says it."""
+    names = [key for key in varied([run.settings for run in runs]) if "." not in key]
+    return [
+        replace(run, settings={
+            key: value for key, value in run.settings.items() if key in names or key.split(".")[0] not in names
+        })
+        for run in runs
+    ]
+
+
+def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        here = f"{path}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{here}.")
+        else:
+            yield here, str(value)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The command that runs a job again."""
+    return shlex.join(["python", "-m", "diffexp", *words])

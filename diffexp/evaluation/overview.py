@@ -1,0 +1,226 @@
+"""The report of several runs: a sweep's, or of all below a folder. `report.md`, `results.csv`, the figure.
+
+What differs between the runs are columns beside the rows of results; rows of different protocols never share a column.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffexp.core.files import write_text_atomic
+from diffexp.evaluation import published, section
+from diffexp.evaluation.collect import Run, collect, command_line, varied
+from diffexp.evaluation.markdown import table, text_table
+from diffexp.evaluation.plot import draw_distance
+from diffexp.evaluation.protocol import Protocol
+from diffexp.evaluation.report import REPORT_FILE
+from diffexp.evaluation.results import COLUMNS, RESULTS_FILE, Row, cells
+from diffexp.evaluation.table import Summary, require_one_protocol, spell_spread, summarise_controls, summarise_groups
+
+_MOST_COLUMNS = 6
+_NAME = "run"  # the column that tells runs apart when nothing that was said does
+# Settings that the columns `sampler` and `grid` of the results, or the protocol, tell by themselves.
+_TOLD = ("sampler", "grid", "evaluation")
+
+
+def write_overview(folder: Path) -> Path:
+    """Write the report of all runs of a sweep folder, or below any folder, into it.
+
+    Returns:
+        the path of the report, relative to the working folder where that is shorter.
+
+    Raises:
+        DiffexpError: see `collect`; or a protocol is not on record.
+    """
+    runs = collect(folder)
+    keys = varied([run.settings for run in runs])
+    groups = _groups(runs)
+    _write_rows(folder / RESULTS_FILE, groups, keys)
+    parts = [_head(folder, runs), _jobs(runs, keys, folder), _unfinished(runs)]
+    names = dict.fromkeys(row.protocol for group in groups for row in group.run.rows)
+    used = [require_one_protocol(_rows(groups, name), _protocols(groups)) for name in names]
+    parts += [_section(folder, protocol, groups, used) for protocol in used]
+    recipes = {str(run.config.get("recipe")): run.config for run in runs if run.config}
+    if len(recipes) == 1:
+        parts.append(published.published(next(iter(recipes.values())), used))
+    parts.append(_provenance(groups))
+    write_text_atomic(folder / REPORT_FILE, "\n\n".join(part for part in parts if part) + "\n")
+    return Path(min(os.path.relpath(folder), str(folder), key=len)) / REPORT_FILE
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A run folder with results.
+
+    Attributes:
+        run: the run, or the first of several jobs that share the folder.
+        names: the names of those jobs.
+        settings: what tells the folder from the others, as columns.
+        tag: the same as text for labels.
+    """
+
+    run: Run
+    names: tuple[str, ...]
+    settings: Mapping[str, str]
+    tag: str = ""
+
+
+def _groups(runs: Sequence[Run]) -> list[_Group]:
+    """The folders with results; a setting of which jobs of one folder have several values does not tell it apart."""
+    folders: dict[Path, list[Run]] = {}
+    for run in runs:
+        if run.folder is not None and run.rows:
+            folders.setdefault(run.folder.resolve(), []).append(run)
+    shared = [
+        {key: value for key, value in jobs[0].settings.items() if all(job.settings.get(key) == value for job in jobs)}
+        for jobs in folders.values()
+    ]
+    groups = [
+        _Group(jobs[0], tuple(job.name for job in jobs), settings)
+        for jobs, settings in zip(folders.values(), shared, strict=True)
+    ]
+    keys = varied(shared)
+    plain = [key for key in keys if key.split(".")[0] not in _TOLD]
+    for chosen in (plain, keys):
+        tagged = [_tagged(group, chosen) for group in groups]
+        if _distinct(tagged):
+            return tagged
+    return [_tagged(group, [*keys, _NAME]) for group in groups]
+
+
+def _tagged(group: _Group, keys: Sequence[str]) -> _Group:
+    settings = {key: group.run.name if key == _NAME else group.settings.get(key, "–") for key in keys}
+    return replace(group, settings=settings, tag=", ".join(f"{key}={value}" for key, value in settings.items()))
+
+
+def _distinct(groups: Sequence[_Group]) -> bool:
+    """Whether no arm of a run goes by the same name as one of another run."""
+    arms = [
+        {(group.tag, row.sampler, row.grid, row.nfe, row.protocol) for row in group.run.rows if row.control is None}
+        for group in groups
+    ]
+    return sum(map(len, arms)) == len(set().union(*arms))
+
+
+def _rows(groups: Sequence[_Group], protocol: str) -> list[Row]:
+    return [row for group in groups for row in group.run.rows if row.protocol == protocol]
+
+
+def _protocols(groups: Sequence[_Group]) -> dict[str, Protocol]:
+    return {name: protocol for group in groups for name, protocol in group.run.protocols.items()}
+
+
+def _head(folder: Path, runs: Sequence[Run]) -> str:
+    """Title, and how many ended how."""
+    states = dict.fromkeys(run.state for run in runs)
+    counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in states)
+    recipes = ", ".join(dict.fromkeys(str(run.config["recipe"]) for run in runs if run.config.get("recipe")))
+    title = f"# {'Sweep' if runs[0].command else 'Runs below'} {folder.resolve().name}"
+    return (f"{title}: {recipes}" if recipes else title) + f"\n\n{len(runs)} runs: {counts}."
+
+
+def _jobs(runs: Sequence[Run], keys: Sequence[str], folder: Path) -> str:
+    """One line for each run: what differs, how it ended, its best distance, where it is."""
+    shown, hidden = keys[:_MOST_COLUMNS], keys[_MOST_COLUMNS:]
+    body = [
+        [run.name, *(run.settings.get(key, "–") for key in shown), run.state, _best(run), _link(run, folder)]
+        for run in runs
+    ]
+    text = text_table(["run", *shown, "state", "best", "folder"], body)
+    return text + (f"\n\nThese differ too: {', '.join(f'`{key}`' for key in hidden)}." if hidden else "")
+
+
+def _best(run: Run) -> str:
+    """The smallest mean distance of a run, over all its protocols' names."""
+    found = []
+    for name in dict.fromkeys(row.protocol for row in run.rows):
+        arms = summarise_groups([("", [row for row in run.rows if row.protocol == name])])
+        if arms:
+            best = min(arms, key=lambda arm: arm.mean)
+            metric = next(row.metric for row in run.rows if row.protocol == name)
+            found.append(f"{metric} {spell_spread(best)} ({best.label}, NFE {best.nfe})")
+    return "; ".join(found) or "–"
+
+
+def _link(run: Run, folder: Path) -> str:
+    if run.folder is None:
+        return "–"
+    target = Path(os.path.relpath(run.folder, folder))
+    report = target / REPORT_FILE
+    return f"[{target.name}]({(report if (folder / report).is_file() else target).as_posix()})"
+
+
+def _unfinished(runs: Sequence[Run]) -> str:
+    """What did not end well, why, and the command for it."""
+    left = [run for run in runs if run.state != "ok"]
+    if not left:
+        return ""
+    parts = ["## Not done"]
+    for run in left:
+        text = f"* run {run.name}, {run.state}" + (f": {run.message}" if run.message else "")
+        parts.append(text + (f"\n\n      {command_line(run.command)}" if run.command else ""))
+    if any(run.command for run in left):
+        parts.append("The same sweep again does these alone: what is complete is not repeated.")
+    return "\n\n".join(parts)
+
+
+def _section(folder: Path, protocol: Protocol, groups: Sequence[_Group], used: Sequence[Protocol]) -> str:
+    """Figure and tables of one protocol."""
+    tagged = [(group.tag, [row for row in group.run.rows if row.protocol == protocol.hash]) for group in groups]
+    arms, controls = summarise_groups(tagged), summarise_controls(_rows(groups, protocol.hash))
+    stem = "distance" if len(used) == 1 else f"distance_{protocol.hash}"
+    images: list[str] = []
+    if arms:
+        title = " · ".join(dict.fromkeys(row.experiment for row in _rows(groups, protocol.hash)))
+        images = [file.name for file in draw_distance(arms, controls, protocol, folder / stem, title)]
+    others = [other for other in used if other is not protocol]
+    return section.measured(protocol, arms, controls, images, others, _matrix(arms, groups))
+
+
+def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> str:
+    """A line for each run and sampler: what differs, and the distance at each budget."""
+    if not arms:
+        return ""
+    settings = {group.tag: group.settings for group in groups}
+    keys = list(next(iter(settings.values())))[:_MOST_COLUMNS]
+    budgets = sorted({arm.nfe for arm in arms if arm.nfe is not None})
+    found = {(arm.tag, arm.label, arm.nfe): spell_spread(arm) for arm in arms}
+    lines = dict.fromkeys((arm.tag, arm.label, arm.plain_label) for arm in arms)
+    body = [
+        [*(settings[tag][key] for key in keys), plain, *(found.get((tag, label, budget), "") for budget in budgets)]
+        for tag, label, plain in lines
+    ]
+    header = [*keys, "sampler", *(f"NFE {budget}" for budget in budgets)]
+    return f"{table(header, body, words=len(keys) + 1)}\n\n{section.caption(arms)}"
+
+
+def _provenance(groups: Sequence[_Group]) -> str:
+    """What the runs were made with; one line where all are equal."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for group in groups:
+        for entry in group.run.provenances:
+            versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
+            facts = (f"`{entry.commit}`" if entry.commit else "unknown", entry.device, entry.precision, versions)
+            found.setdefault(facts, []).extend(group.names)
+    if not found:
+        return ""
+    body = [[", ".join(dict.fromkeys(names)), *facts] for facts, names in found.items()]
+    return "## Provenance\n\n" + text_table(["runs", "commit", "device", "precision", "versions"], body)
+
+
+def _write_rows(path: Path, groups: Sequence[_Group], keys: Sequence[str]) -> None:
+    """All rows of all runs as one tidy file: what differs between the runs stands before the columns of a run's."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "folder", *(f"run.{key}" for key in keys), *COLUMNS])
+    for group in groups:
+        settings = group.run.settings if len(group.names) == 1 else group.settings
+        place = Path(os.path.relpath(group.run.folder or "", path.parent)).as_posix()
+        own = [" ".join(group.names), place, *(settings.get(key, "") for key in keys)]
+        writer.writerows([*own, *cells(row)] for row in group.run.rows)
+    write_text_atomic(path, text.getvalue())

@@ -169,7 +169,7 @@ class Sampler:
             process, dtype, device = denoiser.process, start.dtype, start.device
             times = self.times(process, nfe)[:-1]
             rows = self.stepper.bind(self.plan(process, nfe), asked.form(process.marginal(times)))
-            prior = process.prior_factor().cast(dtype, device)
+            prior = process.prior_factor(times[0]).cast(dtype, device)
             made[key] = asked.prepare(times, dtype, device), cast_rows(rows, dtype, device), prior
         return made[key]
 

@@ -12,6 +12,7 @@ import torch
 
 from diffexp.core.errors import ConfigError
 from diffexp.evaluation.describe import describe_grid
+from diffexp.prediction.oracle.mixture import Mixture
 from diffexp.process.cosine import Cosine
 from diffexp.process.ddpm import DDPM, IDDPM
 from diffexp.process.ve import EDM, VE
@@ -22,7 +23,9 @@ from diffexp.sampler.grid_explicit import Explicit
 from diffexp.sampler.grid_snr import Karras, LogSNR
 from diffexp.sampler.grid_stride import Stride
 from diffexp.sampler.heun import Heun
+from diffexp.sampler.linear import DDIM
 from diffexp.sampler.loop import Sampler
+from diffexp.sampler.noise import FixedNoise
 
 PROCESSES = [VP(), Cosine(), VE(), EDM(), DDPM(), IDDPM(200)]
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=[process.name for process in PROCESSES])
@@ -254,6 +257,17 @@ def test_a_sampler_on_a_list_has_one_budget():
     assert (heun.nearest_nfe(50), heun.nearest_nfe(2)) == (5, 5)
     with pytest.raises(ConfigError, match="nfe=4 is not reachable with sampler heun: choose 5"):
         heun.steps(4)
+
+
+@pytest.mark.parametrize(("process", "sigma"), [(EDM(), 5.0), (VE(), 5.0)], ids=["edm", "ve"])
+def test_sampling_starts_with_the_noise_of_the_grids_first_time(process, sigma):
+    """One evaluation at u = sigma z: x^ = m + s^2 / (s^2 + sigma^2) (u - m)."""
+    start = torch.tensor([-1.0, 0.25, 2.0], dtype=torch.float64).reshape(3, 1, 1, 1)
+    grid = Explicit([-2 * math.log(sigma)], "log_snr", last="data")
+    oracle = Mixture(process, [1.0], [0.3], [0.5])
+    images = Sampler("ddim", DDIM(), grid).sample(oracle, FixedNoise(start), 1).images
+    wanted = 0.3 + 0.25 / (0.25 + sigma**2) * (sigma * start - 0.3)
+    torch.testing.assert_close(images, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_grids_name_every_setting():

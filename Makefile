@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCHED := $(VENV)/.bench
 
-.PHONY: demo test test-fast lint clean help
+.PHONY: demo test test-fast bench lint clean help
 
 help:
 	@echo "make demo   install, then train and evaluate gddim_vp at quick scale (minutes on two CPU cores)"
 	@echo "make test   install, then run every test"
+	@echo "make bench  install with diffusers, then measure what sampling and training cost (minutes; ratios with targets)"
 	@echo "make lint   install, then ruff"
 	@echo "make clean  remove the virtual environment and caches (run folders stay)"
 
@@ -27,6 +29,13 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not slow'
+
+$(BENCHED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
+	touch $@
+
+bench: $(BENCHED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmarks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,0 +1,54 @@
+"""`make bench`: measure every ratio, print it beside its target, write results.{json,md}; exit 1 when one fails.
+
+    python -m experiments.benchmarks                   # all, a few minutes on two quiet cores
+    python -m experiments.benchmarks --only glue step  # some; nothing is written
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from experiments.benchmarks import report, sampling, startup, training
+from experiments.benchmarks.clock import Ratio
+from experiments.benchmarks.parts import single_thread
+
+MEASUREMENTS: dict[str, Callable[[], list[Ratio]]] = {
+    "wall": lambda: sampling.wall(12),
+    "glue": lambda: sampling.glue(100),
+    "step": lambda: training.step(15),
+    "start": lambda: startup.start(5),
+    "average": lambda: startup.average(200),
+}
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", allow_abbrev=False)
+    parser.add_argument("--only", nargs="+", choices=list(MEASUREMENTS), help="measure these, write nothing")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where results are written")
+    options = parser.parse_args(words)
+    chosen = options.only or list(MEASUREMENTS)
+    if "glue" in chosen and find_spec("diffusers") is None:
+        print("diffusers is not installed: use `make bench`, or pip install -e '.[bench]'", file=sys.stderr)
+        return 2
+    load = os.getloadavg()
+    single_thread()
+    results: list[Ratio] = []
+    for name in chosen:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        results += MEASUREMENTS[name]()
+    print(report.table(results))
+    if options.only is None:
+        report.write(options.out, results, report.protocol(load))
+    failed = [found.text for found in results if not found.passed]
+    for text in failed:
+        print(f"failed: {text}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -114,8 +114,10 @@ class EMA:
         self.updates += 1
 
     def to(self, device: torch.device) -> None:
-        """Move the averages beside the parameters."""
-        self._averages = {key: [tensor.to(device) for tensor in value] for key, value in self._averages.items()}
+        """Move the averages to a device, and to the precision that the parameters have by now."""
+        for key, value in self._averages.items():
+            pairs = zip(value, self._parameters, strict=True)
+            self._averages[key] = [tensor.to(device, _wide(parameter).dtype) for tensor, parameter in pairs]
 
     def state_dict(self) -> dict[str, object]:
         """Plain data: number of updates, and name -> tensor for each profile."""
@@ -130,6 +132,10 @@ class EMA:
         for key, average in self._averages.items():
             if list(profiles[key]) != self._names:
                 raise CheckpointError(f"EMA profile {key} of the checkpoint averages parameters of another network")
-            for tensor, name in zip(average, self._names, strict=True):
-                tensor.copy_(profiles[key][name])
+            stored = [profiles[key][name] for name in self._names]
+            if [tensor.shape for tensor in stored] != [tensor.shape for tensor in average]:
+                raise CheckpointError(f"EMA profile {key} of the checkpoint averages parameters of other shapes")
+            # in their own precision: the network may not have got its own yet
+            pairs = zip(stored, average, strict=True)
+            self._averages[key] = [saved.to(tensor.device, copy=True) for saved, tensor in pairs]
         self.updates = int(state["updates"])

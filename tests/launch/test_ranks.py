@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from diffexp.core.errors import ConfigError, PreemptedError
-from diffexp.launch import handover, ranks, spawn
+from diffexp.launch import ranks, spawn
 from diffexp.launch.handover import Ending, Handover
 from diffexp.launch.ranks import World, check_ranks, wants_ranks, world
 from diffexp.launch.signals import StopRequest
@@ -342,7 +342,7 @@ def test_a_command_under_torchrun_is_held_to_it(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")
     check_ranks(job(), False)
     check_ranks(job("evaluate", 1), False)
-    with pytest.raises(ConfigError, match="trainer.devices=1: torchrun has started 2 ranks; say trainer.devices=2"):
+    with pytest.raises(ConfigError, match=r"trainer.devices=1: torchrun has started 2 ranks; say trainer.devices=2"):
         check_ranks(job(devices=1), False)
     with pytest.raises(ConfigError, match="--multirun under torchrun"):
         check_ranks(job(), True)

@@ -85,6 +85,21 @@ def test_averages_of_a_float64_network_keep_its_digits():
     assert ema.state_dict()["profiles"]["decay_0.9999"]["w"].tolist() == pytest.approx([1e-4] * 3, rel=1e-12)
 
 
+def test_averages_follow_a_network_that_becomes_float64():
+    """As in a training: averages, then a checkpoint's, then the trainer's precision."""
+    network = Vector(1)
+    before, ema = EMA(Vector(1).double(), EMASettings(decays=[0.5])), EMA(network, EMASettings(decays=[0.5]))
+    before.load_state_dict({"updates": 3, "profiles": {"decay_0.5": {"w": torch.tensor([0.1], dtype=torch.float64)}}})
+    ema.load_state_dict(before.state_dict())
+    network.double()
+    ema.to(torch.device("cpu"))
+    ema.update()
+    found = ema.state_dict()["profiles"]["decay_0.5"]["w"]
+    assert found.dtype == torch.float64
+    assert float(found) == 0.05
+    assert float(before.state_dict()["profiles"]["decay_0.5"]["w"]) == 0.1  # its own copy
+
+
 def test_state_goes_round():
     settings = EMASettings(decays=[0.9], power_stds=[0.05])
     first, second = EMA(Vector(), settings), EMA(Vector(), settings)

@@ -40,7 +40,8 @@ def write_overview(folder: Path) -> Path:
     runs = collect(folder)
     keys = varied([run.settings for run in runs])
     groups = _groups(runs)
-    _write_rows(folder / RESULTS_FILE, groups, keys)
+    if groups:
+        _write_rows(folder / RESULTS_FILE, groups, keys)
     parts = [_head(folder, runs), _jobs(runs, keys, folder), _unfinished(runs)]
     names = dict.fromkeys(row.protocol for group in groups for row in group.run.rows)
     used = [require_one_protocol(_rows(groups, name), _protocols(groups)) for name in names]

@@ -101,7 +101,7 @@ def expand(overrides: Sequence[str], layout: Layout, multirun: bool = False) -> 
                         f"{item.input_line}: several values: add -m to run them all, or write [a,b] for a list"
                     )
             return [list(overrides)]
-        params = _compose(overrides_without_sweep(items)).hydra.sweeper.get("params") or {}
+        params = _explained(overrides_without_sweep(items), layout).hydra.sweeper.get("params") or {}
         items = parse_overrides(parsed, [f"{key}={value}" for key, value in params.items()]) + items
         try:
             return BasicSweeper.split_arguments(items, None)[0]
@@ -139,10 +139,7 @@ def compose_jobs(jobs: Sequence[Sequence[str]], layout: Layout) -> list[Job]:
 
 def _job(overrides: list[str], layout: Layout) -> Job:
     """Compose one job inside a session."""
-    try:
-        config = _compose(overrides)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(_explain(error, overrides, layout)) from error
+    config = _explained(overrides, layout)
     HydraConfig.instance().set_config(config)  # lets ${hydra:...} resolve as it does inside a run
     hydra = OmegaConf.to_container(config.hydra, resolve=False, throw_on_missing=False)
     assert isinstance(hydra, dict)
@@ -161,6 +158,14 @@ def _session(layout: Layout) -> Iterator[None]:
     finally:
         HydraConfig.instance().cfg = before
         GlobalHydra.instance().clear()
+
+
+def _explained(overrides: list[str], layout: Layout) -> DictConfig:
+    """Hydra's compose with its complaints as ConfigError."""
+    try:
+        return _compose(overrides)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(_explain(error, overrides, layout)) from error
 
 
 def _compose(overrides: list[str]) -> DictConfig:

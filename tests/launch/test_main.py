@@ -13,6 +13,7 @@ import pytest
 import diffexp.__main__ as entry
 from diffexp.core.errors import ConfigError, PreemptedError
 from diffexp.launch.compose import config_hash
+from diffexp.launch.sweep import read_sweep
 
 Started = list[dict[str, Any]]
 
@@ -26,6 +27,12 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, seeds: dict[int, BaseException], s
             raise seeds[config["seed"]]
 
     monkeypatch.setattr(sys.modules["diffexp.tasks"], "run_task", run_task)
+
+
+def sweep_of(room: Path) -> Path:
+    """The folder of the one sweep that was run."""
+    (sweep,) = (room / "runs" / "sweeps").iterdir()
+    return sweep
 
 
 def test_a_job_starts_with_the_resolved_configuration(conf: Path, room: Path, started: Started) -> None:
@@ -44,6 +51,23 @@ def test_a_sweep_runs_every_job_here(conf: Path, room: Path, started: Started) -
         ("ddim", 0), ("ddim", 1), ("heun", 0), ("heun", 1),
     ]  # fmt: skip
     assert [config["evaluation"]["only"] for config in started] == ["ddim", "ddim", "heun", "heun"]
+    assert set(os.listdir(sweep_of(room))) == {*(f"job_00{n}.json" for n in range(4)), "multirun.yaml", "report.md"}
+    assert os.listdir(room / "runs") == ["sweeps"]
+
+
+def test_a_sweep_of_a_task_that_writes_nothing_has_no_folder(conf: Path, room: Path, started: Started) -> None:
+    assert entry.main(["-m", "experiment=vp_one", "task=check", "seed=0,1"], conf) == 0
+    assert len(started) == 2
+    assert os.listdir(room) == []
+
+
+@pytest.mark.parametrize("word", ["hydra.sweep.dir=here", "hydra.sweep.subdir=here"])
+def test_hydras_own_sweep_folder_is_refused(
+    word: str, conf: Path, room: Path, started: Started, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert entry.main(["-m", "experiment=vp_one", "seed=0,1", word], conf) == 2
+    assert "diffexp names the folder of a sweep itself, <runs>/sweeps/...; say runs=..." in capfd.readouterr().err
+    assert started == []
     assert os.listdir(room) == []
 
 
@@ -67,6 +91,11 @@ def test_failing_jobs_of_a_sweep_do_not_stop_the_others(
         "diffexp: job 2 (experiment=vp_one seed=2): worse",
         "diffexp: 2 of 4 jobs failed",
     ]
+    jobs = read_sweep(sweep_of(room))
+    assert [(job.number, job.state, job.message) for job in jobs] == [
+        (0, "ok", ""), (1, "failed", "bad"), (2, "failed", "worse"), (3, "ok", ""),
+    ]  # fmt: skip
+    assert jobs[2].overrides == ("experiment=vp_one", "seed=2")
     assert entry.main(["-m", "experiment=vp_one", "seed=0,3"], conf) == 0  # nothing is left of the failure
 
 
@@ -86,8 +115,10 @@ def test_a_stop_ends_the_sweep(
     assert entry.main(["-m", "experiment=vp_one", "sampler=ddim", "seed=0,1,2,3"], conf) == code
     assert [config["seed"] for config in started] == [0, 1]
     line = f"diffexp: job 1 (experiment=vp_one sampler=ddim seed=1): {error}; jobs not started: 2 of 4\n"
-    assert capfd.readouterr().err == line
-    assert os.listdir(room) == []
+    out, err = capfd.readouterr()
+    assert err == line
+    assert out == ""
+    assert [job.state for job in read_sweep(sweep_of(room))] == ["ok", "preempted", "waiting", "waiting"]
 
 
 def test_a_changed_sampler_has_an_effect(
@@ -154,6 +185,9 @@ REFUSALS = [
     (["experiment=vp_one", "ckpt=nowhere.ckpt"], "ckpt=nowhere.ckpt: no such file or folder"),
     ([], "task=run needs a recipe: add experiment=..., choose from: vp_one, vp_two"),
     (["task=evaluate"], "task=evaluate needs a recipe"),
+    (["-m", "experiment=vp_on", "seed=0,1"], "did you mean 'vp_one'?"),
+    (["-m", "experiment=vp_one", "training.max_stepz=3", "seed=0,1"], "did you mean 'max_steps'?"),
+    (["-m", "experiment=vp_one", "sampler=dim", "seed=0,1"], "did you mean 'ddim'?"),
 ]
 
 
@@ -193,8 +227,9 @@ def test_help_says_what_there_is(conf: Path, room: Path, capfd: pytest.CaptureFi
             "recipe and scale need not be named",
             "sampler.clip=true",
             "report.md and its plots again",
+            "diff how two configurations differ",
         ):
-            assert expected in text
+            assert expected in text or expected in " ".join(text.split())
         assert max(map(len, text.splitlines())) <= 110
 
 

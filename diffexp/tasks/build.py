@@ -23,6 +23,7 @@ from diffexp.prediction.head import Head
 from diffexp.prediction.oracle.base import Oracle
 from diffexp.prediction.oracle.spec import OracleSpec
 from diffexp.process.base import Process
+from diffexp.training.compile import check_compiler
 from diffexp.training.ema import EMASettings
 from diffexp.training.loggers import NoLogger
 from diffexp.training.mirror import Logger
@@ -194,6 +195,15 @@ def initialised_network(parts: Parts, seed: int) -> nn.Module:
     """A network whose random initialisation belongs to `seed`."""
     with random.seeded(seed, "train/init"):
         return parts.build_network()
+
+
+def check_device(parts: Parts) -> None:
+    """Refuse a device that is not there, and a compilation that would fail or compile nothing: ConfigError."""
+    device = torch_device(parts.device)
+    if parts.device.compile and not parts.trainable:
+        raise ConfigError("trainer.compile=true: an oracle has no network to compile; leave it out")
+    if parts.device.compile and world().main:
+        check_compiler(device)
 
 
 def torch_device(device: Device) -> torch.device:

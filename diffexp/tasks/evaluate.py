@@ -20,7 +20,7 @@ from diffexp.evaluation.table import summarise_arms
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import sweep_name
 from diffexp.tasks import console
-from diffexp.tasks.build import Config, Parts, build, make_logger, make_node, torch_device
+from diffexp.tasks.build import Config, Parts, build, check_device, make_logger, make_node
 from diffexp.tasks.restore import Restored
 from diffexp.tasks.source import make_source, open_checkpoint_or_oracle, open_folder
 from diffexp.training.mirror import Work
@@ -57,7 +57,7 @@ def plan_evaluation(config: Config, parts: Parts, restored: Restored | None = No
     Raises:
         ConfigError: for what cannot be evaluated so.
     """
-    torch_device(parts.device)
+    check_device(parts)
     profiles = parts.ema.profiles if restored is None else restored.state["ema"]["profiles"]
     _check_profile(config["evaluation"]["ema"], profiles if parts.trainable else ())
     plan = Plan(

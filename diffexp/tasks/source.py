@@ -18,6 +18,7 @@ from diffexp.launch.sweep import note_folder
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.tasks.build import Config, Parts, torch_device
 from diffexp.tasks.restore import Restored, load_network, open_checkpoint
+from diffexp.training.compile import compile_in_place
 
 ORACLE = "oracle"
 """Stands in for the checkpoint where there is none."""
@@ -66,7 +67,10 @@ def make_source(config: Config, parts: Parts, restored: Restored | None) -> Sour
     names = provenance(
         config, restored.path.stem, profile, autocast(parts), training_seed=restored.config["seed"], **origin
     )
-    return Source(parts.denoiser(network.to(device), autocast(parts)), device, names)
+    network = network.to(device)
+    if parts.device.compile:
+        compile_in_place(network)
+    return Source(parts.denoiser(network, autocast(parts)), device, names)
 
 
 def open_folder(config: Config, restored: Restored | None) -> RunFolder:
@@ -118,6 +122,6 @@ def provenance(config: Config, weights: str, profile: str, low: torch.dtype | No
         network=choices["network"],
         checkpoint=(weights if weights == ORACLE else f"{weights}@{profile}") + ("+bfloat16" if low else ""),
         ema=profile,
-        precision="bfloat16 autocast" if low else "float32",
+        precision=("bfloat16 autocast" if low else "float32") + (", compiled" if config["trainer"].get("compile") else ""),
         **others,
     )

@@ -20,7 +20,7 @@ from diffexp.launch.place import Names, Place
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import note_folder, sweep_name
 from diffexp.tasks import console
-from diffexp.tasks.build import Config, Parts, build, initialised_network, make_logger, torch_device
+from diffexp.tasks.build import Config, Parts, build, check_device, initialised_network, make_logger
 from diffexp.tasks.restore import Restored, open_checkpoint, require_same_data, resume_newest, warn_of_revision
 
 log = logging.getLogger("diffexp")
@@ -50,7 +50,7 @@ def prepare(config: Config, parts: Parts) -> Restored | None:
     if not parts.trainable:
         chosen = config["choices"]["network"]
         raise ConfigError(f"network={chosen}: there is nothing to train; use task=evaluate or task=sample")
-    torch_device(parts.device)
+    check_device(parts)
     make_logger(config).check()
     restored = None if config["ckpt"] is None else open_checkpoint(config, TRAINING)
     world = ranks.world()
@@ -142,12 +142,15 @@ def _take_metrics(source: Path | None, run: Path) -> None:
 
 def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | None, stop: StopRequest) -> None:
     """Train until the last step, in every rank; rank 0 writes into `run`."""
+    from diffexp.training.compile import compile_in_place
     from diffexp.training.fit import fit  # seconds of imports, which a finished training does not need
     from diffexp.training.mirror import Work
     from diffexp.training.module import DiffusionModule
 
     world, seed = ranks.world(), config["seed"]
     network = initialised_network(parts, seed)
+    if parts.device.compile:
+        compile_in_place(network)
     split = parts.dataset.split("train")
     record = {
         "config": OmegaConf.to_yaml(OmegaConf.create(dict(config))),

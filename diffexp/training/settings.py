@@ -52,6 +52,7 @@ class Device:
         devices: number of devices that train together, over all machines, >= 1: each is one process, and takes an equal
             part of every batch. CPU: that many processes.
         precision: Lightning's names: "32-true", "bf16-mixed" (autocast) or "64-true".
+        compile: run the network through torch.compile, in training and in sampling. Checkpoints are the same.
 
     Raises:
         ConfigError: for fewer than one device.
@@ -60,6 +61,7 @@ class Device:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _at_least(1, trainer__devices=self.devices)

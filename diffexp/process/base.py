@@ -9,7 +9,7 @@ batch shape. Implementations are plain classes: nothing here learns.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError
-from diffexp.process.operator import Operator, combine
+from diffexp.process.operator import Operator, Scalar, combine
 
 FactorKind = Literal["cholesky", "R"]
 
@@ -85,7 +85,7 @@ class Process(abc.ABC):
     Attributes:
         name: short name, as in the config group.
         variance_preserving: alpha^2 + sigma^2 = 1 at every time.
-        t_max: time of the prior.
+        t_max: the last time.
         t_data: time at which the marginal is closest to the data (usually 0).
         num_steps: length of the table, for a process that is one; else None.
     """
@@ -95,6 +95,15 @@ class Process(abc.ABC):
     t_max: float = 1.0
     t_data: float = 0.0
     num_steps: int | None = None
+
+    @property
+    def t_prior(self) -> float:
+        """Time of the prior, where sampling starts: t_max, unless the training sees later times than sampling does."""
+        return self.t_max
+
+    def on(self, image_shape: Sequence[int]) -> Process:
+        """The process on images of this shape (C, H, W): itself, unless its operators depend on the size."""
+        return self
 
     @abc.abstractmethod
     def signal(self, t: Tensor) -> Operator:
@@ -131,7 +140,7 @@ class Process(abc.ABC):
         """The factor of the law from which sampling starts, N(0, K K^T) around zero signal.
 
         Args:
-            t: the grid's first time, (); None is t_max.
+            t: the grid's first time, (); None is t_prior.
         """
 
     @abc.abstractmethod
@@ -162,6 +171,10 @@ class Process(abc.ABC):
         """The law of u_t given the data at times `t`."""
         t = torch.as_tensor(t, dtype=torch.float64)
         return Marginal(t, self.signal(t), self.auxiliary(t), self.factor(t, kind))
+
+    def data_covariance(self, std: float) -> Operator:
+        """The covariance of lifted data whose pixels have this standard deviation, at one time."""
+        return Scalar(std**2)
 
     def lift(self, x0: Tensor) -> Tensor:
         """The data as a state; identity unless the state has more channels than the image."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffexp.core.errors import ConfigError
 from diffexp.process.base import Process
 
-Last = Literal["state", "data"]
+Last = Literal["state", "data", "denoise_em"]
 
 
 class Grid(abc.ABC):
@@ -20,7 +20,8 @@ class Grid(abc.ABC):
     Args:
         t_end: the last time; None is the process's data time.
         last: "state" hands over the state at `t_end`; "data" hands over the data estimate of the last evaluation, taken
-            at the time before. Both cost the same.
+            at the time before; both cost the same. "denoise_em" takes one Euler step of the reverse process from
+            `t_end` to the data time, without its noise, which costs one evaluation more.
 
     Attributes:
         name: short name, as in the config group.
@@ -38,13 +39,13 @@ class Grid(abc.ABC):
         """The n + 1 times of n steps on `process`, strictly decreasing, float64.
 
         Raises:
-            ConfigError: when t_end is not a time of the process before its t_max, or when n steps do not fit.
+            ConfigError: when t_end is not a time of the process before its prior, or when n steps do not fit.
         """
         end = process.t_data if self.t_end is None else self.t_end
-        if not process.t_data <= end < process.t_max:
-            limits = f"[{process.t_data:g}, {process.t_max:g})"
+        if not process.t_data <= end < process.t_prior:
+            limits = f"[{process.t_data:g}, {process.t_prior:g})"
             raise ConfigError(f"grid.t_end={end}: must lie in {limits}, the times of process {process.name}")
-        times = self._times(process, n, process.t_max, end)
+        times = self._times(process, n, process.t_prior, end)
         self._require_decrease(process, times)
         return times
 

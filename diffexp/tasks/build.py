@@ -17,6 +17,7 @@ from diffexp.core.image import to_float
 from diffexp.dataset.split import Dataset
 from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
+from diffexp.network.spec import NetworkSpec
 from diffexp.objective.denoising import Denoising
 from diffexp.prediction.denoiser import Denoiser, NetworkDenoiser
 from diffexp.prediction.head import Head
@@ -33,7 +34,7 @@ from diffexp.training.settings import Device, Training
 Config = Mapping[str, Any]
 
 # What the rest relies on: a plugin's class that is something else is refused here, not in the middle of a run.
-_ROLES = {"process": Process, "prediction": Head, "dataset": Dataset}
+_ROLES = {"process": Process, "prediction": Head, "dataset": Dataset, "network": NetworkSpec}
 
 
 def make(config: Config, key: str) -> Any:
@@ -152,9 +153,10 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         DataError: when the data set's folder is missing.
     """
     dataset = make(config, "dataset")
+    data = data or DataShape(tuple(dataset.shape), dataset.num_classes)
     parts = Parts(
-        data=data or DataShape(tuple(dataset.shape), dataset.num_classes),
-        process=make(config, "process"),
+        data=data,
+        process=make(config, "process").on(data.shape),
         head=make(config, "prediction"),
         objective=make(config, "objective"),
         network=make(config, "network"),

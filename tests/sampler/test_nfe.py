@@ -26,6 +26,7 @@ from diffexp.tasks.build import make
 LAYOUT = read_layout()
 BUDGETS = range(1, 51)
 IMAGES = 3
+SHAPE = (1, 2, 2)
 # Evaluations of n steps, from the papers' algorithms; a sampler that is not named here has one for each step.
 COSTS: dict[str, Callable[[int], int]] = {"heun": lambda n: 2 * n - 1}
 
@@ -50,7 +51,7 @@ class Counting(nn.Module):
 def parts_of(*words: str) -> tuple[Sampler, Process]:
     """The sampler and the process of a command line."""
     (job,) = compose_jobs([list(words)], LAYOUT)
-    return make(job.config, "sampler"), make(job.config, "process")
+    return make(job.config, "sampler"), make(job.config, "process").on(SHAPE)
 
 
 def built(sampler: str, process: str, grid: str, *words: str) -> tuple[Sampler, Process]:
@@ -68,7 +69,7 @@ def count(sampler: Sampler, process: Process, nfe: int) -> float:
     network = Counting()
     denoiser = NetworkDenoiser(network, Eps(), process, unconditional=True)
     labels = Conditions(labels=torch.zeros(IMAGES, dtype=torch.int64))
-    result = sampler.sample(denoiser, KeyedNoise(0, range(IMAGES), (1, 2, 2), torch.float64), nfe, labels)
+    result = sampler.sample(denoiser, KeyedNoise(0, range(IMAGES), SHAPE, torch.float64), nfe, labels)
     assert result.nfe == nfe
     assert denoiser.evaluations == network.seen
     return network.seen / IMAGES

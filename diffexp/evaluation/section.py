@@ -183,7 +183,8 @@ def reproduce(config: Mapping[str, Any]) -> str:
     if not recipe:
         return ""
     scale = (config.get("choices") or {}).get("scale", "paper")
-    command = f"python -m diffexp experiment={recipe} scale={scale} seed={config.get('seed', 0)}"
+    own = f"plugins=[{','.join(config['plugins'])}] " if config.get("plugins") else ""
+    command = f"python -m diffexp {own}experiment={recipe} scale={scale} seed={config.get('seed', 0)}"
     return (
         "## Reproduce\n\n"
         f"```\n{command}\n```\n\n"

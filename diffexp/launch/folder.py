@@ -29,6 +29,7 @@ from omegaconf import OmegaConf
 import diffexp
 from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError
 from diffexp.core.files import write_json_atomic, write_text_atomic
+from diffexp.launch import plugins
 from diffexp.launch.layout import read_yaml
 from diffexp.launch.lock import Lock
 from diffexp.launch.schema import check_targets
@@ -186,8 +187,8 @@ def _remove_drafts(path: Path) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """What the numbers depend on: Python, packages (read from their metadata, not imported), git revision."""
-    return dict(_versions())
+    """What the numbers depend on: Python, packages (read from their metadata, not imported), git revision, plugins."""
+    return {**_versions(), **plugins.versions()}
 
 
 @functools.cache

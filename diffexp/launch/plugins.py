@@ -11,6 +11,7 @@ console script does not).
 
 from __future__ import annotations
 
+import hashlib
 import keyword
 import os
 import pkgutil
@@ -149,6 +150,25 @@ def conf_folders() -> tuple[Path, ...]:
     modules = [load(name) for name in allowed()]
     folders = [module.path.parent / "conf" for module in modules if module is not None and module.package]
     return tuple(folder.resolve() for folder in folders if folder.is_dir())
+
+
+def versions() -> dict[str, str]:
+    """The permitted packages with their version, where they are installed, and a hash of their sources."""
+    return {name: _version(name) for name in allowed()}
+
+
+def _version(name: str) -> str:
+    """E.g. ``0.3 (sources 1a2b3c4d5e6f)``."""
+    from importlib import metadata
+
+    owners = metadata.packages_distributions().get(name, [])
+    module = load(name)
+    folder = module.path.parent if module is not None else Path()
+    files = sorted(folder.rglob("*.py")) if module is not None and module.package else [folder / f"{name}.py"]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return f"{metadata.version(owners[0]) if owners else 'not installed'} (sources {digest.hexdigest()[:12]})"
 
 
 def environment() -> dict[str, str]:

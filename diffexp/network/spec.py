@@ -10,12 +10,28 @@ in the deep form that gDDIM trains, and small networks for quick runs. This modu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints, runtime_checkable
 
 from diffexp.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from diffexp.network.unet import UNet
+
+
+@runtime_checkable
+class NetworkSpec(Protocol):
+    """What a choice of the group `network` builds: it makes the network once the data and the prediction are known."""
+
+    def build(self, in_channels: int, out_channels: int, resolution: int, num_classes: int = 0) -> nn.Module:
+        """A network (u (B, C, H, W), time (B,) or (1,), labels (B,) or None) -> (B, out_channels, H, W), fresh weights.
+
+        Args:
+            in_channels, out_channels: of the state, and of all heads of the prediction together.
+            resolution: height = width of the images, in pixels.
+            num_classes: classes of the data set, 0 for none.
+        """
 
 
 @dataclass(frozen=True)

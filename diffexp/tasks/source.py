@@ -114,7 +114,7 @@ def expected(config: Config, parts: Parts, checkpoint: Path) -> Provenance:
 
 def provenance(config: Config, weights: str, profile: str, low: torch.dtype | None, **others: Any) -> Provenance:
     """Names of rows; what changes the network's output is part of the checkpoint's name."""
-    choices = config["choices"]
+    choices, compiled = config["choices"], ", compiled" if config["trainer"].get("compile") else ""
     return Provenance(
         experiment=config["recipe"],
         process=choices["process"],
@@ -122,6 +122,6 @@ def provenance(config: Config, weights: str, profile: str, low: torch.dtype | No
         network=choices["network"],
         checkpoint=(weights if weights == ORACLE else f"{weights}@{profile}") + ("+bfloat16" if low else ""),
         ema=profile,
-        precision=("bfloat16 autocast" if low else "float32") + (", compiled" if config["trainer"].get("compile") else ""),
+        precision=("bfloat16 autocast" if low else "float32") + compiled,
         **others,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -46,6 +47,8 @@ def test_it_trains_and_reloads(command: Command, package: Path, tmp_path: Path) 
     state = load(run / "checkpoints" / "step_00000020.ckpt")
     assert sum(value.numel() for value in state["state_dict"].values()) == (9 * 8 + 8) + (8 + 8) + (9 * 8 + 1)
     assert "plugins:\n- mylab" in (run / "config.yaml").read_text()
+    assert "python -m diffexp plugins=[mylab] experiment=bumps" in (run / "report.md").read_text()
+    assert "(sources " in json.loads((run / "versions.json").read_text())["mylab"]
 
     model = diffexp.load(run, plugins=["mylab"])
     assert type(model.denoiser.network).__module__ == "mylab.net"
@@ -106,7 +109,7 @@ def test_two_folders_of_ones_own(command: Command, package: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["network._target_=mylab.net.Shapeless", "~network.width"], "mylab.net.Shapeless cannot build a network"),
+        (["network._target_=mylab.net.Shapeless", "~network.width"], "network: mylab.net.Shapeless is no diffexp.net"),
         (["dataset._target_=mylab.net.Tiny", "~dataset.count", "~dataset.radius"], "dataset: mylab.net.Tiny is no"),
         (["process._target_=mylab.net.Tiny", "~process.beta_min", "~process.beta_max"], "process: mylab.net.Tiny is"),
     ],

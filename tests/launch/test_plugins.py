@@ -204,3 +204,16 @@ def test_dataclasses_inherit_fields_from_diffexp_and_are_open_to_bases_out_of_si
     assert {"decays", "ramp", "power_stds", "extra"} <= set(near.parameters)
     assert (near.open, far.open) == (False, True)
     assert isinstance(near.parameters["extra"].annotation, ast.Name)
+
+
+def test_runs_record_which_code_a_plugin_was(package: Path, marker: Path) -> None:
+    from diffexp.launch.folder import versions
+
+    assert "mylab" not in versions()
+    with permission(["mylab"]):
+        before = versions()["mylab"]
+        assert re.fullmatch(r"not installed \(sources [0-9a-f]{12}\)", before)
+        assert versions()["mylab"] == before
+        (package / "mylab" / "net.py").write_text(lab.NET + "\n# changed\n")
+        assert versions()["mylab"] != before
+    assert not marker.exists()

@@ -18,7 +18,6 @@ from diffexp.dataset.split import Dataset
 from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
 from diffexp.network.spec import NetworkSpec
-from diffexp.network.spec import NetworkSpec
 from diffexp.objective.denoising import Denoising
 from diffexp.prediction.denoiser import Denoiser, NetworkDenoiser
 from diffexp.prediction.head import Head

@@ -1,0 +1,79 @@
+"""A recipe's own objects at work without its data: random images of the right shape stand in for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffexp.core import random
+from diffexp.launch.command import normalise
+from diffexp.launch.compose import compose_jobs
+from diffexp.launch.layout import Layout
+from diffexp.launch.schema import validate
+from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
+from diffexp.prediction.denoiser import Denoiser
+from diffexp.sampler.loop import Sampler
+from diffexp.sampler.noise import KeyedNoise
+from diffexp.tasks.build import Parts
+
+
+def compose(layout: Layout, *words: str) -> dict[str, Any]:
+    """The valid configuration of a command line."""
+    (job,) = compose_jobs([normalise(words, layout)], layout)
+    validate(job.config, layout)
+    return job.config
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The same `n` random images again and again, with labels where the recipe has classes."""
+
+    parts: Parts
+    n: int
+    device: str = "cpu"
+
+    def batch(self) -> dict[str, Tensor]:
+        images = random.normal(0, "test/images", range(self.n), self.parts.data.shape).tanh().float()
+        batch = {"image": images.to(self.device), "position": torch.arange(self.n)}
+        if self.parts.data.num_classes:
+            batch["label"] = torch.arange(self.n, device=self.device) % self.parts.data.num_classes
+        return batch
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while True:
+            yield self.batch()
+
+
+def loss_of(parts: Parts, denoiser: Denoiser, n: int, device: str = "cpu") -> Tensor:
+    """The recipe's loss of n stand-in images, differentiated.
+
+    Raises:
+        AssertionError: when a parameter that is trained has got no gradient of its shape, or one that is not finite.
+    """
+    loss = parts.objective(denoiser, Batches(parts, n, device).batch(), 0)
+    loss.backward()
+    assert loss.shape == ()
+    for name, parameter in denoiser.network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.shape == parameter.shape, name
+            assert device == "meta" or bool(parameter.grad.isfinite().all()), name
+    return loss.detach()
+
+
+def sample(parts: Parts, denoiser: Denoiser, sampler: Sampler, nfe: int, n: int, device: str = "cpu") -> Tensor:
+    """n images with the feasible budget nearest to `nfe`, counted; they have the data's shape and are finite."""
+    shape, before = parts.process.state_shape(parts.data.shape), denoiser.evaluations
+    conditions = NO_CONDITIONS
+    if parts.data.num_classes:
+        conditions = Conditions(labels=torch.arange(n, device=device) % parts.data.num_classes)
+    noise = KeyedNoise(0, range(n), shape, device=device)
+    found = sampler.sample(denoiser, noise, sampler.nearest_nfe(nfe), conditions)
+    assert denoiser.evaluations - before == found.nfe * n
+    assert tuple(found.images.shape) == (n, *parts.data.shape)
+    assert device == "meta" or bool(found.images.isfinite().all())
+    return found.images

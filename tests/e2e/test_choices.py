@@ -1,0 +1,113 @@
+"""Every choice of every group with one recipe, those to come too: it works, or is refused for a reason stated here.
+
+That each is valid by its constructor's signature is tested in tests/launch/test_shipped.py; here its objects work
+together: a loss, one optimiser step, averages, and a sampling.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from diffexp.core.errors import ConfigError
+from diffexp.launch.layout import GLOBAL_GROUPS, read_layout
+from diffexp.tasks.build import Parts, build, initialised_network, make, make_logger
+from diffexp.tasks.evaluate import plan_evaluation
+from diffexp.training.ema import EMA
+from tests.e2e.standin import compose, loss_of, sample
+
+LAYOUT = read_layout()
+SMALL = ("experiment=gddim_vp", "scale=quick", "network.channels=8", "network.multipliers=[1,2]")
+FULL = ("experiment=gddim_vp",)  # networks are tested at their own size, on the published images
+CHOICES = [
+    (group, choice) for group, choices in LAYOUT.choices.items() if group not in GLOBAL_GROUPS for choice in choices
+]
+TABLE = "prediction.time=999t: process {} counts its times: use index"
+
+# What a choice cannot do alone with this recipe, and the words with which it can.
+NEEDS: dict[str, tuple[str, list[str]]] = {
+    "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
+    "grid=explicit": ("grid.values=[]: name at least one", ["grid.values=[0.9,0.5]", "evaluation.nfe_policy=below"]),
+    "grid=karras": ("grid.sigma_min=0.002: must be above 0.010486", ["grid.t_end=1.0e-5"]),
+    "grid=stride": (
+        "process vp has no table: use process=ddpm or grid=uniform",
+        ["process=ddpm", "prediction.time=index", "grid.t_end=null"],
+    ),
+    "objective/times=discrete": ("process vp has no table: give a number", ["objective.times.num_times=4"]),
+    "process=ddpm": (TABLE.format("ddpm"), ["prediction.time=index"]),
+    "process=iddpm": (TABLE.format("iddpm"), ["prediction.time=index"]),
+    "sampler=euler": ("no budgets; add e.g. evaluation.nfe=[10,20]", ["evaluation.nfe=[4,5]"]),
+    "sampler=euler_maruyama": ("no budgets; add e.g. evaluation.nfe=[10,20]", ["evaluation.nfe=[4,5]"]),
+}
+
+
+def works(*words: str) -> None:
+    """The objects of a command line do what they are for."""
+    config = compose(LAYOUT, *words)
+    parts = build(config)
+    arms = plan_evaluation(config, parts).arms
+    make_logger(config)
+    samplers = [make(config, "sampler"), arms[0].sampler]
+    if not parts.trainable:
+        parts.dataset.prepare()
+        for sampler in samplers:
+            assert float(sample(parts, parts.oracle(), sampler, 4, 2).abs().max()) < 1.5  # it knows the images
+        return
+    denoiser = parts.denoiser(initialised_network(parts, 0))
+    average = EMA(denoiser.network, parts.ema)
+    before = copy.deepcopy(denoiser.network.state_dict())
+    assert float(loss_of(parts, denoiser, 4)) > 0.0
+    take_step(parts, denoiser.network, average)
+    assert any(bool((value != before[name]).any()) for name, value in denoiser.network.state_dict().items())
+    for sampler in samplers:
+        assert float(sample(parts, denoiser, sampler, 4, 2).std()) > 0.0
+
+
+def take_step(parts: Parts, network: torch.nn.Module, average: EMA) -> None:
+    """One step of the optimiser and of the averages."""
+    optimizer, schedule = parts.optimizer.build(network.parameters())
+    optimizer.step()
+    schedule.step()
+    average.update()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder with some pictures."""
+    (tmp_path / "pictures").mkdir()
+    for place in range(8):
+        Image.new("RGB", (8, 8), (30 * place, 0, 0)).save(tmp_path / "pictures" / f"{place}.png")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=map("=".join, CHOICES))
+def test_a_choice_works_or_says_what_it_needs(group: str, choice: str) -> None:
+    word = f"{group}={choice}"
+    if group == "network":
+        return full_size(word)
+    if word not in NEEDS:
+        return works(*SMALL, word)
+    reason, fix = NEEDS[word]
+    with pytest.raises(ConfigError) as refused:
+        works(*SMALL, word)
+    assert reason in str(refused.value)
+    return works(*SMALL, word, *fix)
+
+
+def full_size(word: str) -> None:
+    """A network at its own size on the meta device; an oracle, which is as large as its data, on the digits."""
+    parts = build(compose(LAYOUT, *FULL, word, "dataset=cifar10"))
+    if not parts.trainable:
+        return works("experiment=gddim_vp", "scale=quick", word)
+    denoiser = parts.meta_denoiser()
+    loss_of(parts, denoiser, 2, "meta")
+    return None
+
+
+def test_what_is_listed_exists() -> None:
+    assert {tuple(word.split("=")) for word in NEEDS} <= set(CHOICES)

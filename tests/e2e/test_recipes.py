@@ -1,0 +1,108 @@
+"""Every recipe of conf/experiment, those to come too: it can be checked, takes a step at full size, and learns.
+
+Recipes whose data are not on this machine get random images of the right shape: `tests/e2e/standin.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import diffexp
+from diffexp.launch.layout import read_layout
+from diffexp.launch.signals import StopRequest
+from diffexp.tasks.build import build, initialised_network
+from diffexp.tasks.evaluate import plan_evaluation
+from diffexp.training.callbacks import Checkpoints
+from diffexp.training.fit import fit
+from diffexp.training.module import DiffusionModule
+from diffexp.training.settings import Device, Training
+from tests.e2e.conftest import Command
+from tests.e2e.standin import Batches, compose, loss_of, sample
+
+LAYOUT = read_layout()
+RECIPES = LAYOUT.choices["experiment"]
+SCALES = LAYOUT.choices["scale"]
+LARGEST = 64  # pixels up to which a full-size network takes a real step on a CPU
+
+
+def test_recipes_are_found() -> None:
+    assert "gddim_vp" in RECIPES
+    assert {"paper", "quick"} <= set(SCALES)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_can_be_checked(command: Command, tmp_path: Path, recipe: str, scale: str) -> None:
+    answer = command("task=check", f"experiment={recipe}", f"scale={scale}")
+    assert answer.code == 0, answer.err
+    assert f"recipe     {recipe} at scale {scale}" in answer.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_full_size_without_memory(recipe: str) -> None:
+    """Forward, backward and one sampling of every arm at the published size: on the meta device, which has no numbers.
+
+    Larger images than `LARGEST` are tested nowhere else.
+    """
+    config = compose(LAYOUT, f"experiment={recipe}")
+    parts = build(config)
+    denoiser = parts.meta_denoiser()
+    loss_of(parts, denoiser, 2, "meta")
+    arms = plan_evaluation(config, parts).arms
+    assert arms
+    for arm in arms:
+        sample(parts, denoiser, arm.sampler, 2, 2, "meta")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_full_size_takes_a_step_and_samples(recipe: str, tmp_path: Path, monkeypatch) -> None:
+    """One optimiser step of `fit` and the smallest sampling from two evaluations on, with real numbers.
+
+    No checkpoint is written: four times the network would be more than everything else here.
+    """
+    config = compose(LAYOUT, f"experiment={recipe}")
+    parts = build(config)
+    if max(parts.data.shape[1:]) > LARGEST:
+        pytest.skip(f"{parts.data.shape[1]} pixels: on the meta device only")
+    monkeypatch.setattr(Checkpoints, "save", lambda self, trainer, module: None)
+    denoiser = parts.denoiser(initialised_network(parts, 0))
+    before = [parameter.detach().double().sum() for parameter in denoiser.network.parameters()]
+    module = DiffusionModule(denoiser, parts.objective, parts.optimizer, parts.ema, 0, {})
+    length, device = Training(max_steps=1, batch_size=1, log_every=1, workers=0), Device(accelerator="cpu")
+    with StopRequest() as stop:
+        fit(module, Batches(parts, 1), length, device, tmp_path, stop)
+    (line,) = (json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert line["step"] == 1
+    assert math.isfinite(line["loss"])
+    assert 0.0 < line["gradient_norm"] < math.inf
+    after = [parameter.detach().double().sum() for parameter in denoiser.network.parameters()]
+    assert any(bool(old != new) for old, new in zip(before, after, strict=True))  # few: last layers start at zero
+    denoiser.network.eval()
+    sampler = plan_evaluation(config, parts).arms[0].sampler
+    assert float(sample(parts, denoiser, sampler, 2, 1).std()) > 0.0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> None:
+    """A training as a user starts it; the mean loss of the last five steps is below that of the first five."""
+    words = ["scale=quick", "task=train", "training.max_steps=20", "training.log_every=5", "optimizer.warmup_steps=0"]
+    answer = command(f"experiment={recipe}", *words)
+    assert answer.code == 0, answer.err
+    (path,) = Path("runs").rglob("metrics.jsonl")
+    losses = [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+    assert len(losses) == 4
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
+    model = diffexp.load(f"latest:{recipe}")
+    name, sampler = next(iter(model.samplers.items()))
+    images = model.sample(4, sampler.nearest_nfe(4), name, labels=torch.zeros(4).long() if model.num_classes else None)
+    assert tuple(images.shape) == (4, *model.shape)
+    assert bool(images.isfinite().all())
+    assert float(images.std(0).min()) > 0.0  # four images, not four times the same

@@ -23,7 +23,7 @@ from tests.parity.golden import Member
 from tests.parity.standin import Mixture, Toy
 
 FILE = "gddim"
-LATER = {"cld_*": "needs CLD", "sgm_*": "needs CLD", "bdm_*": "needs blurring"}
+LATER = {"cld_*": "needs CLD", "sgm_*": "needs CLD"}
 WEIGHTINGS = {"reweightedv2": Plain, "reweightedv1": Diffusion, "likelihood": Likelihood}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from diffexp.launch import plugins
 from diffexp.launch.command import Command, normalise, parse, refuse_idle_sampler
 from diffexp.launch.layout import PRIMARY, Layout, presenting, read_layout
 from diffexp.launch.ranks import check_ranks, torchrun, wants_ranks
+from diffexp.launch.signals import bound_to_parent
 from diffexp.launch.text import one_line
 
 if TYPE_CHECKING:
@@ -158,7 +159,10 @@ def _hand_over(command: Command, layout: Layout, sweep: Path | None = None) -> i
     def job(config: object) -> float | None:
         # a launcher's worker is another process: both go there with the function
         with plugins.permission(permitted), presenting(layout):
-            return _job(config) if sweep is None else _member(config, sweep, here == os.getpid())
+            if sweep is None:
+                return _job(config)
+            with nullcontext() if here == os.getpid() else bound_to_parent():
+                return _member(config, sweep, here == os.getpid())
 
     with _arguments(arguments):
         hydra.main(version_base="1.3", config_path=str(layout.folder), config_name=PRIMARY)(job)()

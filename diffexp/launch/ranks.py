@@ -244,6 +244,8 @@ def leave() -> None:
 
 def tell(message: str) -> None:
     """Leave word for rank 0 why this rank ends: it may be the only one that knows."""
+    if _store is None:
+        return
     with suppress(RuntimeError):  # rank 0 is gone too, and its store with it
         _store.set(f"diffexp/ended/{_world.rank}", message)
 

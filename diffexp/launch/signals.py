@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,6 +16,8 @@ from diffexp.core.errors import PreemptedError
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A scheduler that signals every process of a job reaches a rank twice: by itself, and through the parent that forwards.
 _ECHO = 1.0
+_PATIENCE = 30.0  # seconds for an orderly end of a process whose parent is gone
+_LOOK = 0.5  # seconds between two looks at the parent
 
 
 class StopRequest:
@@ -65,3 +70,46 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+
+
+def stop_when(gone: Callable[[], bool]) -> threading.Event:
+    """Ask this process to stop when `gone()` returns true, and end it if it has not listened after a while.
+
+    Args:
+        gone: waits for whoever needs this process; false when there is nothing to wait for any more.
+
+    Returns:
+        is set when this process has been asked.
+    """
+    asked = threading.Event()
+
+    def watch() -> None:
+        if not gone():
+            return
+        asked.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_PATIENCE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return asked
+
+
+@contextmanager
+def bound_to_parent() -> Iterator[None]:
+    """Stop the job of a launcher's worker when the launcher is gone, and end the worker: nobody would collect it."""
+    parent, done = os.getppid(), threading.Event()
+
+    def gone() -> bool:
+        while not done.wait(_LOOK):
+            if os.getppid() != parent:
+                return True
+        return False
+
+    asked = stop_when(gone)
+    try:
+        yield
+    finally:
+        done.set()
+        if asked.is_set():
+            os._exit(128 + signal.SIGTERM)

@@ -9,8 +9,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -20,15 +18,15 @@ from typing import Any
 from diffexp.launch import plugins, ranks
 from diffexp.launch.handover import Ending, Handover, forget, speak_up, write_aside
 from diffexp.launch.ranks import RankLostError
+from diffexp.launch.signals import stop_when
 from diffexp.tasks import run_task
-
-_ORPHANED = 30.0  # seconds for an orderly end after the parent is gone
 
 
 def main() -> int:
     """Run the task of the hand-over folder as one of its ranks; returns the exit code."""
     handover = Handover.mine()
-    orphaned = _end_with_parent(handover.pipe())
+    pipe = handover.pipe()
+    orphaned = stop_when(lambda: os.read(pipe, 1) == b"")  # returns at the pipe's end: nothing is ever written
     with _Ended(handover) as ended:
         _introduce()
         config = handover.config()
@@ -57,9 +55,12 @@ class _Ended:
         self.ending = Ending("done", result=self.result) if error is None else Ending.of(error)
         rank = int(os.environ["RANK"])
         self._handover.end(rank, self.ending)
-        if self.ending.message and rank > 0 and self.ending.kind != "failed":
+        if self.ending.kind == "failed":
+            return False
+        if self.ending.message and rank > 0:
             print(self.ending.message, file=sys.stderr)
-        return self.ending.kind != "failed"
+        ranks.leave()  # else the threads of the group may meet closed connections while the interpreter ends
+        return True
 
 
 def _introduce() -> None:
@@ -67,25 +68,6 @@ def _introduce() -> None:
     if int(os.environ["RANK"]) > 0:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         print(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, process {os.getpid()}, {now}", flush=True)
-
-
-def _end_with_parent(pipe: int) -> threading.Event:
-    """Ask this process to stop when the writing end of the pipe is closed, and end it if it does not listen.
-
-    Returns:
-        is set when the parent is gone.
-    """
-    gone = threading.Event()
-
-    def watch() -> None:
-        os.read(pipe, 1)  # returns at the end of the pipe: nothing is ever written
-        gone.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_ORPHANED)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    return gone
 
 
 def lead(config: Mapping[str, Any]) -> float | None:
@@ -102,10 +84,13 @@ def lead(config: Mapping[str, Any]) -> float | None:
         return run_task(config)
     except RankLostError as error:
         raise RankLostError(ranks.told() or str(error)) from error
+    finally:
+        ranks.leave()
 
 
 def dismiss(code: int) -> None:
     """Let the ranks that still wait for a configuration end with this exit code: there is none for them."""
+    _keep_exit_code()
     if not ranks.joined() and not _alone():
         ranks.join().share({"code": code})
         ranks.leave()
@@ -122,11 +107,16 @@ def follow() -> int:
     with _Told() as told:
         _introduce()
         message = ranks.join().share(None)
-        if "config" not in message:
-            return message["code"]
-        with plugins.permission(message["plugins"]):
-            run_task(message["config"])
-    return told.ending.code
+        if "config" in message:
+            with plugins.permission(message["plugins"]):
+                run_task(message["config"])
+    _keep_exit_code()
+    return message["code"] if told.ending.kind == "done" and "code" in message else told.ending.code
+
+
+def _keep_exit_code() -> None:
+    """This process is about to end by itself: torchrun's SIGTERM, because another one was faster, changes nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Told:
@@ -151,4 +141,5 @@ class _Told:
             traceback.print_exception(error)
             speak_up()
         forget()
+        ranks.leave()
         return True

@@ -54,7 +54,7 @@ class Denoiser(abc.ABC):
     """
 
     process: Process
-    gives: frozenset[str] = frozenset({"data", "noise"})
+    gives: frozenset[str] = frozenset({"data", "noise", "score"})
     cost: int = 1
 
     def __init__(self, process: Process) -> None:

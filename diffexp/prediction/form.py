@@ -55,6 +55,11 @@ class Form:
         law = self.marginal
         return self._given["noise"] or self._solve(law.factor, law.signal, self.data)
 
+    @cached_property
+    def score(self) -> Combination:
+        """grad log p = -L^-T e^."""
+        return self.noise.after(-1.0 * self.marginal.factor.transpose().inverse())
+
     @property
     def parts(self) -> int:
         """Number of parts: the state, the outputs, and the second image of a process that has one."""

@@ -34,7 +34,7 @@ class Head(abc.ABC):
     """
 
     name: str
-    gives: frozenset[str] = frozenset({"data", "noise"})
+    gives: frozenset[str] = frozenset({"data", "noise", "score"})
     outputs: int = 1
 
     def __init__(self, time: TimeInput = "999t") -> None:

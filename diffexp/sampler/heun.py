@@ -20,7 +20,7 @@ from diffexp.process.base import Process
 from diffexp.process.combination import Combination
 from diffexp.process.operator import Operator
 from diffexp.sampler.grid import Last
-from diffexp.sampler.stepper import Draw, Evaluate, Stepper
+from diffexp.sampler.stepper import Carry, Draw, Evaluate, Stepper
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Heun(Stepper):
             rows.append(Row(k, predicted[k], here[k] + there))
         return [*rows, Row(final, data[final] if plan.last == "data" else predicted[final], None)]
 
-    def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw) -> Tensor:
+    def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw, carry: Carry) -> Tensor:
         here = evaluate(u, row.k).parts
         predicted = row.predicted(here)
         if row.corrected is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from diffexp.process.combination import Combination
 from diffexp.process.operator import Operator
 from diffexp.process.variance import Variance, check_variance, reverse_factor
 from diffexp.sampler.grid import Last
-from diffexp.sampler.stepper import Draw, Evaluate, Stepper
+from diffexp.sampler.stepper import Carry, Draw, Evaluate, Stepper
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Coefficients:
         state: S, on the present state.
         data: A, on the data estimate.
         noise: K, on the noise estimate.
+        score: on the score estimate, -R_t^-T e^.
         fresh: C, on fresh noise.
         last: what the last step hands over: its "state", or the "data" estimate in place of it.
     """
@@ -39,6 +40,7 @@ class Coefficients:
     state: Operator | None = None
     data: Operator | None = None
     noise: Operator | None = None
+    score: Operator | None = None
     fresh: Operator | None = None
     last: Last = "state"
 
@@ -70,8 +72,7 @@ class LinearStepper(Stepper):
         """The coefficients of the steps t -> s, batched over the steps."""
 
     def plan(self, process: Process, times: Tensor, last: Last) -> Coefficients:
-        found = self.coefficients(process, times[:-1], times[1:])
-        return Coefficients(found.state, found.data, found.noise, found.fresh, last)
+        return replace(self.coefficients(process, times[:-1], times[1:]), last=last)
 
     def bind(self, plan: Coefficients, form: Form) -> Sequence[Row]:
         mix = Combination({})
@@ -81,12 +82,14 @@ class LinearStepper(Stepper):
             mix += form.data.after(plan.data)
         if plan.noise is not None:
             mix += form.noise.after(plan.noise)
+        if plan.score is not None:
+            mix += form.score.after(plan.score)
         rows = [_row(k, mix[k], plan.fresh, form.parts) for k in range(len(form.marginal.t))]
         if plan.last == "data":
             rows[-1] = Row(rows[-1].k, form.data[-1])
         return rows
 
-    def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw) -> Tensor:
+    def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw, carry: Carry) -> Tensor:
         parts = evaluate(u, row.k).parts
         return row.mix((*parts, draw()) if row.draws else parts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ from diffexp.prediction.result import Prediction
 from diffexp.prediction.wrapper import Clipped, Guided
 from diffexp.process.base import Process
 from diffexp.process.operator import Operator
+from diffexp.sampler.euler import EulerMean
 from diffexp.sampler.grid import Grid
 from diffexp.sampler.noise import NoiseSource
 from diffexp.sampler.stepper import Stepper, cast_rows
 
 OnStep = Callable[[int, Tensor], None]
 Key = tuple[Any, ...]
-Bound = tuple[Sequence[Point], Sequence[Any], Operator]
+Step = tuple[Stepper, Any]
+Bound = tuple[Sequence[Point], Sequence[Step], Operator]
 _SEARCH_LIMIT = 100_000
 
 
@@ -60,7 +62,8 @@ class Sampler:
 
     def evaluations(self, n: int) -> int:
         """Network evaluations of n >= 1 steps, for each image."""
-        return self.stepper.evaluations(n) * (1 if self.guidance is None else 2)
+        calls = self.stepper.evaluations(n) + (self.grid.last == "denoise_em")
+        return calls * (1 if self.guidance is None else 2)
 
     def steps(self, nfe: int) -> int:
         """The number of steps that costs exactly `nfe` evaluations.
@@ -74,14 +77,14 @@ class Sampler:
         if self.grid.steps is not None:
             options = f"{self.evaluations(self.grid.steps)}, the {self.grid.steps} steps of grid {self.grid.name}"
         else:
-            above = self.evaluations(n + 1)
+            above = self.evaluations(max(n + 1, self.stepper.min_steps))
             options = f"{below} or {above}" if n >= 1 else f"{above}"
         raise ConfigError(f"nfe={nfe} is not reachable with sampler {self.name}: choose {options}")
 
     def nearest_nfe(self, nfe: int) -> int:
         """The largest feasible budget that is not above `nfe`, or the smallest feasible one."""
         n, below = self._largest(nfe)
-        return below if n >= 1 else self.evaluations(self.grid.steps or 1)
+        return below if n >= 1 else self.evaluations(self.grid.steps or self.stepper.min_steps)
 
     def _largest(self, nfe: int) -> tuple[int, int]:
         """(n, its cost) of the largest n with cost <= nfe; (0, 0) when one step is too expensive."""
@@ -92,7 +95,7 @@ class Sampler:
         while high - low > 1:  # costs grow with n, by at least one a step
             middle = (low + high) // 2
             low, high = (middle, high) if self.evaluations(middle) <= nfe else (low, middle)
-        return low, self.evaluations(low) if low else 0
+        return (low, self.evaluations(low)) if low >= self.stepper.min_steps else (0, 0)
 
     def times(self, process: Process, nfe: int) -> Tensor:
         """The grid of this budget on `process`, float64 (n + 1,)."""
@@ -108,7 +111,8 @@ class Sampler:
 
     def check(self, gives: frozenset[str]) -> None:
         """Raise ConfigError when a denoiser that gives only `gives` cannot feed the sampler."""
-        missing = sorted(self.stepper.needs - gives)
+        ending = {"data": {"data"}, "denoise_em": {"score"}}.get(self.grid.last, set())
+        missing = sorted((self.stepper.needs | ending) - gives)
         if missing:
             raise ConfigError(f"sampler {self.name} needs {', '.join(missing)}, the prediction gives {sorted(gives)}")
         if self.guidance is not None and "unconditional" not in gives:
@@ -142,15 +146,15 @@ class Sampler:
         self.check(denoiser.gives)
         start = noise.initial()
         asked = self._wrap(denoiser)
-        points, rows, prior = self._bind(denoiser, asked, nfe, start)
+        points, steps, prior = self._bind(denoiser, asked, nfe, start)
 
         def evaluate(u: Tensor, k: int) -> Prediction:
             return asked(u, points[k], conditions)
 
-        before = denoiser.evaluations
+        before, carry = denoiser.evaluations, []
         u = prior.apply(start)
-        for k, row in enumerate(rows):
-            u = self.stepper.step(u, row, evaluate, lambda k=k: noise.step(k))
+        for k, (stepper, row) in enumerate(steps):
+            u = stepper.step(u, row, evaluate, lambda k=k: noise.step(k), carry)
             if on_step is not None:
                 on_step(k, u)
         self._check_count(denoiser.evaluations - before, nfe, len(start))
@@ -162,17 +166,37 @@ class Sampler:
         return Clipped(asked) if self.clip else asked
 
     def _bind(self, denoiser: Denoiser, asked: Denoiser, nfe: int, start: Tensor) -> Bound:
-        """Points, rows and prior factor, cast; made once for each denoiser, budget, type and device."""
+        """Points, steps and prior factor, cast; made once for each denoiser, budget, type and device."""
         made = self._bound.setdefault(denoiser, {})
         key = (nfe, start.dtype, start.device, self.stepper, self.grid, self.clip, self.guidance)
         if key not in made:
             process, dtype, device = denoiser.process, start.dtype, start.device
-            times = self.times(process, nfe)[:-1]
-            rows = self.stepper.bind(self.plan(process, nfe), asked.form(process.marginal(times)))
+            times = self.times(process, nfe)
+            visited = times if self.stepper.visits_end else times[:-1]
+            rows = self.stepper.bind(self.plan(process, nfe), asked.form(process.marginal(visited)))
+            steps: list[Step] = [(self.stepper, row) for row in cast_rows(rows, dtype, device)]
+            if self.grid.last == "denoise_em":
+                visited = times
+                steps.append(_denoising(asked, times, dtype, device))
             prior = process.prior_factor(times[0]).cast(dtype, device)
-            made[key] = asked.prepare(times, dtype, device), cast_rows(rows, dtype, device), prior
+            made[key] = asked.prepare(visited, dtype, device), steps, prior
         return made[key]
 
     def _check_count(self, counted: int, nfe: int, images: int) -> None:
         if counted != nfe * images:
             raise SamplingError(f"sampler {self.name} declared {nfe} evaluations an image, used {counted / images:g}")
+
+
+def _denoising(denoiser: Denoiser, times: Tensor, dtype: torch.dtype, device: torch.device) -> Step:
+    """The step from the grid's last time to the data time.
+
+    Raises:
+        ConfigError: for a grid that ends there already.
+    """
+    process, stepper = denoiser.process, EulerMean()
+    end = times[-1:]
+    if not float(end) > process.t_data:
+        raise ConfigError(f"grid.last=denoise_em: needs grid.t_end above the data time, {process.t_data:g}")
+    plan = stepper.plan(process, torch.cat([end, torch.full_like(end, process.t_data)]), "state")
+    (row,) = stepper.bind(plan, denoiser.form(process.marginal(end)))
+    return stepper, replace(row, k=len(times) - 1).cast(dtype, device)

@@ -27,14 +27,22 @@ Draw = Callable[[], Tensor]
 """draw(): fresh unit noise of this step, (B, *)."""
 
 
+Carry = list[Any]
+"""What a method with memory keeps from step to step of one run; empty at first."""
+
+
 class Stepper(abc.ABC):
     """One family of sampling steps.
 
     Attributes:
         needs: the quantities of `Prediction` it reads; a denoiser that does not give them is refused.
+        min_steps: the smallest number of steps that it can take.
+        visits_end: whether it evaluates also at the last time of the grid.
     """
 
     needs: frozenset[str] = frozenset({"data", "noise"})
+    min_steps: int = 1
+    visits_end: bool = False
 
     def evaluations(self, n: int) -> int:
         """Calls of the denoiser in n >= 1 steps."""
@@ -46,10 +54,13 @@ class Stepper(abc.ABC):
 
     @abc.abstractmethod
     def bind(self, plan: Any, form: Form) -> Sequence[Any]:
-        """One row for each step: the plan composed with the form of the predictions at the first n times; float64."""
+        """One row for each step: the plan composed with the form of the predictions at the visited times; float64.
+
+        These are the first n times of the grid, and the last one too for a stepper that visits it.
+        """
 
     @abc.abstractmethod
-    def step(self, u: Tensor, row: Any, evaluate: Evaluate, draw: Draw) -> Tensor:
+    def step(self, u: Tensor, row: Any, evaluate: Evaluate, draw: Draw, carry: Carry) -> Tensor:
         """The next state (B, *) from state `u`, with a row that was cast."""
 
 

@@ -1,8 +1,9 @@
 """The exact denoiser for a mixture of Gaussians, under any linear Gaussian process.
 
-For x0 ~ sum_k w_k N(m_k, s_k^2 I) the state has the law sum_k w_k N(A m_k, V_k), V_k = s_k^2 A A^T + L L^T, so that
+For x0 ~ sum_k w_k N(m_k, s_k^2 I) the state has the law sum_k w_k N(A m_k, V_k), V_k = A S_k A^T + L L^T, where S_k is
+s_k^2 I, or the covariance of the lifted data on a process that joins a velocity to them, so that
 
-    E[e | u] = sum_k r_k L^T V_k^-1 d_k,   E[x0 | u] = sum_k r_k (m_k + s_k^2 A^T V_k^-1 d_k),   d_k = u - A m_k,
+    E[e | u] = sum_k r_k L^T V_k^-1 d_k,   E[x0 | u] = sum_k r_k (m_k + S_k A^T V_k^-1 d_k),   d_k = u - A m_k,
 
 with the responsibilities r_k ~ w_k det(V_k)^-1/2 exp(-d_k^T V_k^-1 d_k / 2) (Bayes' rule).
 """
@@ -24,7 +25,7 @@ from diffexp.process.operator import Operator
 
 @dataclass(frozen=True)
 class _Component:
-    """One component at one time: A, V^-1, L^T V^-1, s^2 A^T V^-1 and log w - log det(V) / 2."""
+    """One component at one time: A, V^-1, L^T V^-1, S A^T V^-1 and log w - log det(V) / 2."""
 
     signal: Operator
     precision: Operator
@@ -76,7 +77,7 @@ class Mixture(Oracle):
     def ready(self, marginal: Marginal) -> list[_Component]:
         state, shares = self.process.state_shape(self._site), (self.weights / self.weights.sum()).log()
         return [
-            _component(marginal, float(std), float(share), state)
+            _component(marginal, self.process.data_covariance(float(std)), float(share), state)
             for std, share in zip(self.stds, shares, strict=True)
         ]
 
@@ -110,14 +111,15 @@ class Mixture(Oracle):
         return parts.sum(1, keepdim=True).expand_as(parts).flatten(1, 2)
 
 
-def _component(law: Marginal, std: float, log_share: float, state: tuple[int, ...]) -> _Component:
+def _component(law: Marginal, spread: Operator, log_share: float, state: tuple[int, ...]) -> _Component:
     """The operators of one component, composed in float64."""
-    variance = std**2 * law.signal.covariance() + law.factor.covariance()
+    back = spread @ law.signal.transpose()
+    variance = law.signal @ back + law.factor.covariance()
     precision = variance.inverse()
     return _Component(
         signal=law.signal,
         precision=precision,
         noise=law.factor.transpose() @ precision,
-        data=std**2 * (law.signal.transpose() @ precision),
+        data=back @ precision,
         log_weight=log_share - 0.5 * float(variance.log_det(state)),
     )

@@ -15,6 +15,7 @@ from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import note_folder
 from diffexp.tasks import console, evaluate
 from diffexp.tasks.build import Config, Parts, build
+from diffexp.tasks.dashboard import show_finished
 from diffexp.tasks.evaluate import Plan, best, plan_evaluation, run_evaluation
 from diffexp.tasks.restore import MODEL, Restored, read_checkpoint, warn_of_revision
 from diffexp.tasks.source import expected, open_folder
@@ -61,6 +62,7 @@ def _done(config: Config, parts: Parts, plan: Plan, names: Names) -> list[Row] |
     rows = complete_rows(home, plan.arms, plan.settings, parts.dataset, expected(config, parts, checkpoint))
     if rows is not None:
         note_folder(home)
+        show_finished(config, checkpoint, home, rows)
         console.say(f"complete already, nothing to do\nreport: {home / REPORT_FILE}")
     return rows
 

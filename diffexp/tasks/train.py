@@ -21,6 +21,7 @@ from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import note_folder, sweep_name
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, check_device, initialised_network, make_logger
+from diffexp.tasks.dashboard import show_finished
 from diffexp.tasks.restore import Restored, open_checkpoint, require_same_data, resume_newest, warn_of_revision
 
 log = logging.getLogger("diffexp")
@@ -37,6 +38,7 @@ def main(config: Config) -> None:
         if ranks.world().main:
             checkpoint = start.path if names is None else names.complete()
             note_folder(checkpoint.parent.parent)
+            show_finished(config, checkpoint)
             console.say(f"complete already, nothing to train\ncheckpoint: {checkpoint}")
         return
     with StopRequest() as stop, Place(names, config, evaluates=False) as place:

@@ -30,6 +30,10 @@ class NoLogger:
     def check(self) -> None:
         """Nothing is needed."""
 
+    def knows(self, work: Work) -> bool:
+        """There is nothing to show."""
+        return True
+
     def open(self, work: Work) -> Mirror:
         """A mirror that shows nothing."""
         return Mirror()
@@ -42,9 +46,17 @@ class TensorBoard:
         """Raise ConfigError when TensorBoard is not installed."""
         require("tensorboard", "tensorboard")
 
+    def knows(self, work: Work) -> bool:
+        """Whether there are event files."""
+        return _event_files(work).is_dir()
+
     def open(self, work: Work) -> Mirror:
         """Begin new event files, which replace what earlier ones of this work showed."""
         return _TensorBoardMirror(work)
+
+
+def _event_files(work: Work) -> Path:
+    return work.run / "tensorboard" / work.kind
 
 
 class _TensorBoardMirror(Mirror):
@@ -55,7 +67,7 @@ class _TensorBoardMirror(Mirror):
 
         self._work = work
         # "Purge from step 0": TensorBoard drops the points of older files, so steps that are repeated appear once.
-        self._writer = SummaryWriter(str(work.run / "tensorboard" / work.kind), purge_step=0)
+        self._writer = SummaryWriter(str(_event_files(work)), purge_step=0)
         for line in work.lines():
             self.line(line)
 
@@ -107,6 +119,10 @@ class WandB:
         except wandb.Error as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"logger=wandb: {reason} Or use logger.mode=offline") from error
+
+    def knows(self, work: Work) -> bool:
+        """Whether it has a W&B run."""
+        return work.kind in _identities(work)
 
     def open(self, work: Work) -> Mirror:
         """Start a W&B run, or go on with that of the run folder.
@@ -198,6 +214,10 @@ class Both:
         self.tensorboard.check()
         self.wandb.check()
 
+    def knows(self, work: Work) -> bool:
+        """Whether both have shown it."""
+        return self.tensorboard.knows(work) and self.wandb.knows(work)
+
     def open(self, work: Work) -> Mirror:
         """Open both."""
         return Several([self.wandb.open(work), self.tensorboard.open(work)])  # W&B may refuse, TensorBoard never does
@@ -207,12 +227,16 @@ def _identity(work: Work) -> str:
     """The id of this work's W&B run: that in the run folder, or a new one that is put there."""
     import uuid
 
-    path = work.run / IDENTITIES
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = _identities(work)
     if work.kind not in known:
         known[work.kind] = uuid.uuid4().hex[:12]
-        write_json_atomic(path, known)
+        write_json_atomic(work.run / IDENTITIES, known)
     return known[work.kind]
+
+
+def _identities(work: Work) -> dict[str, str]:
+    path = work.run / IDENTITIES
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _nfe(arm: Summary) -> int:

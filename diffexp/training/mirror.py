@@ -98,6 +98,9 @@ class Logger(Protocol):
     def check(self) -> None:
         """Raise ConfigError when it could not work here; called before anything is read or written."""
 
+    def knows(self, work: Work) -> bool:
+        """Whether this work was shown before."""
+
     def open(self, work: Work) -> Mirror:
         """Begin to mirror; raises DiffexpError when the dashboard refuses."""
 

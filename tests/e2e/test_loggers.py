@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,26 @@ def test_a_stopped_and_resumed_training_is_one_curve(command: Command, tmp_path:
     found = scalars(runs[-1] / "tensorboard" / "train")["train/loss"]
     assert found == [(line["step"], np.float32(line["loss"])) for line in whole]
     assert [line["step"] for line in whole][-3:] == [16, 20, 21]
+
+
+def test_what_was_done_without_a_dashboard_is_shown_by_the_next_command_once(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "gddim_vp" / trained.name
+    shutil.copytree(trained, run)
+    numbers = (run / "results.csv").read_bytes()
+    for _ in range(2):
+        answer = command(*SMALL, *BOTH)
+        assert answer.code == 0, answer.err
+        assert "complete already" in answer.out
+        assert len(list((run / "wandb").glob("offline-run-*"))) == 2  # a training and an evaluation
+    assert len(list(run.glob("tensorboard/*/events.*"))) == 2
+    found = scalars(run / "tensorboard" / "train")["train/loss"]
+    assert found == [(line["step"], np.float32(line["loss"])) for line in lines(run)]
+    assert len(scalars(run / "tensorboard" / "eval")) == 3
+    assert (run / "results.csv").read_bytes() == numbers
+    assert command(*SMALL, "task=train", "logger=tensorboard").code == 0
+    assert len(list(run.glob("tensorboard/*/events.*"))) == 2
 
 
 def test_a_dashboard_that_is_not_installed_is_refused_before_anything(

@@ -143,3 +143,22 @@ def test_in_a_fresh_process_from_the_working_folder(tmp_path: Path) -> None:
     done = subprocess.run(module, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert load(only(tmp_path / "runs" / "bumps") / "checkpoints" / "step_00000002.ckpt")["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+def test_on_two_ranks(package: Path, tmp_path: Path) -> None:
+    """The ranks build from the plugin by the permission of the command that started them; one of them shows the run."""
+    words = [*WORDS, "task=train", "trainer.accelerator=cpu", "training.max_steps=6", "training.log_every=2"]
+    command = [sys.executable, "-m", "diffexp", *words, "logger=tensorboard"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
+    for devices in (1, 2):
+        line = [*command, f"trainer.devices={devices}", f"runs={tmp_path / str(devices)}"]
+        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (only(tmp_path / str(devices) / "bumps") for devices in (1, 2))
+    states = [load(run / "checkpoints" / "step_00000006.ckpt")["state_dict"] for run in (one, two)]
+    for name, value in states[0].items():
+        assert torch.allclose(value, states[1][name], rtol=0.0, atol=1e-6), name
+    assert len(list(two.glob("tensorboard/train/events.*"))) == 1
+    assert [json.loads(line)["step"] for line in (two / "metrics.jsonl").read_text().splitlines()] == [2, 4, 6]

@@ -1,17 +1,32 @@
-"""Gaussian data that are independent in the cosine basis: the exact denoiser and the exact probability flow."""
+"""Processes that are diagonal in the cosine basis: times and states to try them on, and Gaussian data in closed form."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from diffexp.core import random
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.oracle.base import Oracle
 from diffexp.process.base import Marginal, Process
+from diffexp.process.blurring import Blurring
 from diffexp.process.dct import DCT
 from diffexp.process.diagonal import Diagonal
 from diffexp.process.operator import Operator
 
 Ready = tuple[Operator, Operator, Operator]
+T = torch.tensor([1e-5, 0.0313, 0.2, 0.45, 0.71, 0.93, 0.99], dtype=torch.float64)
+SHAPE = (2, 5, 8)
+START = random.normal(0, "test/start", range(3), SHAPE)
+
+
+def values(operator: Operator, process: Blurring) -> Tensor:
+    """(n, H, W): an operator's numbers for each frequency."""
+    return (operator @ process.damping(T[0]).identity()).values
+
+
+def close(got: Tensor, wanted: Tensor, rtol: float = 1e-12, atol: float = 0.0) -> None:
+    torch.testing.assert_close(got, wanted.expand_as(got), rtol=rtol, atol=atol)
 
 
 class Spectral(Oracle):

@@ -53,8 +53,9 @@ class Denoising:
         self.label_dropout = label_dropout
 
     def check(self, process: Process) -> None:
-        """Raise ConfigError when no time is left to train on."""
+        """Raise ConfigError when no time is left to train on, or the weight has no meaning on `process`."""
         self.times.check(process)
+        self.weighting.check(process)
 
     def __call__(self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], seed: int) -> Tensor:
         """The loss of a batch, a scalar tensor.

@@ -10,6 +10,7 @@ import abc
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import ConfigError
 from diffexp.prediction.head import Head
 from diffexp.process.base import Process
 
@@ -18,6 +19,9 @@ class Weighting(abc.ABC):
     """A weight for the squared error of the network's output, as a function of time."""
 
     name: str
+
+    def check(self, process: Process) -> None:  # noqa: B027 - most weights fit every process
+        """Raise ConfigError when this weight has no meaning on `process`."""
 
     @abc.abstractmethod
     def weight(self, head: Head, process: Process, t: Tensor) -> Tensor:
@@ -84,6 +88,14 @@ class Diffusion(Weighting):
     """G^2 / 2 on the noise error ("reweightedv1" of CLD-SGM's code), for isotropic processes."""
 
     name = "diffusion"
+
+    def check(self, process: Process) -> None:
+        middle = torch.tensor(0.5 * (process.t_data + process.t_max), dtype=torch.float64)
+        try:
+            process.diffusion(middle).log_det((1,))
+        except ValueError as error:
+            where = f"objective={self.name}"
+            raise ConfigError(f"{where} needs noise of one strength, unlike {process.name}: use plain") from error
 
     def weight(self, head: Head, process: Process, t: Tensor) -> Tensor:
         noise = process.log_snr(t).exp() / head.data_weight(process, t)

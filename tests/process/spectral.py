@@ -1,4 +1,4 @@
-"""Processes that are diagonal in the cosine basis: times and states to try them on, and Gaussian data in closed form."""
+"""Processes diagonal in the cosine basis: times and states to try them on, and Gaussian data in closed form."""
 
 from __future__ import annotations
 

@@ -12,8 +12,12 @@ from diffexp.core import random
 from diffexp.core.errors import ConfigError
 from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import read_layout
+from diffexp.objective.denoising import Denoising
+from diffexp.objective.times import Uniform
+from diffexp.objective.weighting import Likelihood
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import X0, Eps, V
+from diffexp.prediction.oracle.spec import OracleMixture
 from diffexp.process.blurring import Blurring, GDDIMBlurring, HoogeboomBlurring
 from diffexp.process.dct import DCT
 from diffexp.process.diagonal import Diagonal
@@ -176,8 +180,16 @@ REFUSED = [
     ),
     (lambda: HoogeboomBlurring(logsnr_max=-11.0), "process: needs logsnr_min < logsnr_max, got -10.0 and -11.0"),
     (
+        lambda: Denoising(Likelihood(), Uniform()).check(PROCESSES[0]),
+        "objective=likelihood needs .* unlike blurring: use plain",
+    ),
+    (
+        lambda: OracleMixture([1.0], [0.0], [0.1]).check(PROCESSES[2], (2, 5, 8)),
+        "network.elementwise=true: pixels depend on each other on blurring: set it to false",
+    ),
+    (
         lambda: NetworkDenoiser(torch.nn.Identity(), V(), PROCESSES[0]),
-        r"alpha\^2 \+ sigma\^2 = 1, unlike blurring: use eps",
+        "unlike blurring: use eps",
     ),
 ]
 

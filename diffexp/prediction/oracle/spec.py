@@ -68,7 +68,14 @@ class OracleMixture(OracleSpec):
     def check(self, process: Process, shape: tuple[int, int, int]) -> None:
         oracle = Mixture(process, self.weights, self.means, self.stds, self.elementwise, shape)
         middle = torch.tensor(0.5 * (process.t_data + process.t_max), dtype=torch.float64)
-        oracle.ready(process.marginal(middle))
+        try:
+            oracle.ready(process.marginal(middle))
+        except ValueError as error:
+            if not self.elementwise:
+                raise
+            raise ConfigError(
+                f"network.elementwise=true: pixels depend on each other on {process.name}: set it to false"
+            ) from error
 
 
 class OracleDataset(OracleSpec):

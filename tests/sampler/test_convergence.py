@@ -41,12 +41,18 @@ class Between(Grid):
 Between.__abstractmethods__ = frozenset()
 
 
+def levels(process, time: float) -> tuple[float, float]:
+    """(alpha, sigma)."""
+    t = torch.tensor(time, dtype=torch.float64)
+    return float(process.signal(t).value), float(process.factor(t).value)
+
+
 def quantile_flow(process, u: Tensor, t: float, s: float) -> Tensor:
     """The probability flow in one dimension keeps each point's quantile: F_s(u_s) = F_t(u_t), solved by bisection."""
     w, m, d = (torch.tensor(values, dtype=torch.float64) for values in (WEIGHTS, MEANS, STDS))
 
     def below(x: Tensor, time: float) -> Tensor:
-        alpha, sigma = (float(op(torch.tensor(time).double()).value) for op in (process.signal, process.factor))
+        alpha, sigma = levels(process, time)
         return (w * torch.special.ndtr((x[..., None] - alpha * m) / (alpha**2 * d**2 + sigma**2).sqrt())).sum(-1)
 
     level = below(u, t)
@@ -77,7 +83,7 @@ def test_global_error_on_a_mixture_falls_with_the_declared_order(stepper, order,
 def exact_moments(process, t_end: float) -> tuple[float, float]:
     """Mean and variance of the mixture's marginal."""
     w, m, d = (torch.tensor(values, dtype=torch.float64) for values in (WEIGHTS, MEANS, STDS))
-    alpha, sigma = (float(op(torch.tensor(t_end).double()).value) for op in (process.signal, process.factor))
+    alpha, sigma = levels(process, t_end)
     mean = float((w * m).sum())
     return alpha * mean, alpha**2 * float((w * (d**2 + m**2)).sum() - mean**2) + sigma**2
 
@@ -120,7 +126,7 @@ def test_eta_divides_the_variance_between_kept_and_fresh_noise(process):
 
 
 def test_named_variances_are_the_papers():
-    process, t, s = VP(), torch.tensor([0.7]).double(), torch.tensor([0.4]).double()
+    process, t, s = VP(), torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64)
     small, large, medium = (
         float(Ancestral(*args).coefficients(process, t, s).fresh.value) ** 2
         for args in (("small",), ("large",), ("medium", 0.3))

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from diffexp.core.errors import ConfigError
+from diffexp.launch.command import normalise
+from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import GLOBAL_GROUPS, read_layout
 from diffexp.tasks.build import Parts, build, initialised_network, make, make_logger
 from diffexp.tasks.evaluate import plan_evaluation
@@ -23,9 +25,10 @@ from tests.e2e.standin import compose, loss_of, sample
 LAYOUT = read_layout()
 SMALL = ("experiment=gddim_vp", "scale=quick", "network.channels=8", "network.multipliers=[1,2]")
 FULL = ("experiment=gddim_vp",)  # networks are tested at their own size, on the published images
-CHOICES = [
-    (group, choice) for group, choices in LAYOUT.choices.items() if group not in GLOBAL_GROUPS for choice in choices
-]
+GROUPS = [group for group in LAYOUT.choices if group not in GLOBAL_GROUPS]
+CHOICES = [(group, choice) for group in GROUPS for choice in LAYOUT.choices[group]]
+OWN = compose_jobs([normalise(SMALL, LAYOUT)], LAYOUT)[0].choices
+OTHER = [(group, choice) for group, choice in CHOICES if group == "network" or OWN[group] != choice]
 TABLE = "prediction.time=999t: process {} counts its times: use index"
 
 # What a choice cannot do alone with this recipe, and the words with which it can.
@@ -85,7 +88,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=map("=".join, CHOICES))
+@pytest.mark.parametrize(("group", "choice"), OTHER, ids=map("=".join, OTHER))
 def test_a_choice_works_or_says_what_it_needs(group: str, choice: str) -> None:
     word = f"{group}={choice}"
     if group == "network":
@@ -97,6 +100,12 @@ def test_a_choice_works_or_says_what_it_needs(group: str, choice: str) -> None:
         works(*SMALL, word)
     assert reason in str(refused.value)
     return works(*SMALL, word, *fix)
+
+
+def test_the_recipe_itself_works() -> None:
+    """All choices that it makes."""
+    assert {group for group, choice in CHOICES if OWN[group] == choice} == set(GROUPS)
+    works(*SMALL)
 
 
 def full_size(word: str) -> None:

@@ -60,6 +60,19 @@ class Block(Operator):
         side = torch.maximum(torch.minimum(side, low.sqrt()), -low.sqrt())
         return Block(_matrix(top, torch.zeros_like(top), side, (low - side**2).clamp_min(0.0).sqrt()))
 
+    def exp(self) -> Block:
+        # A = m I + D with D^2 = q I: exp(A) = e^m (cosh(sqrt q) I + sinh(sqrt q) / sqrt q D), cos and sin for q < 0
+        (a, b), (c, d) = _entries(self.values)
+        middle, half = 0.5 * (a + d), 0.5 * (a - d)
+        q = half**2 + b * c
+        root = q.abs().sqrt()
+        even = torch.where(q >= 0.0, torch.cosh(root), torch.cos(root))
+        odd = torch.where(q >= 0.0, torch.sinh(root), torch.sin(root)) / torch.where(root > 0.0, root, 1.0)
+        odd = torch.where(root > 0.0, odd, 1.0)
+        scale = middle.exp()
+        odd = scale * odd
+        return Block(_matrix(scale * even + odd * half, odd * b, odd * c, scale * even - odd * half))
+
     def identity(self) -> Block:
         return self._isotropic(Scalar(torch.ones(self.batch, dtype=self.values.dtype, device=self.values.device)))
 

@@ -67,6 +67,9 @@ class Diagonal(Operator):
     def factor(self) -> Diagonal:
         return self._with(self.values.clamp_min(0.0).sqrt())
 
+    def exp(self) -> Diagonal:
+        return self._with(self.values.exp())
+
     def identity(self) -> Diagonal:
         return self._with(torch.ones_like(self.values))
 

@@ -79,6 +79,10 @@ class Operator(abc.ABC):
         """
 
     @abc.abstractmethod
+    def exp(self) -> Operator:
+        """The exponential of the operator."""
+
+    @abc.abstractmethod
     def identity(self) -> Operator:
         """The identity of this kind and batch."""
 
@@ -193,6 +197,9 @@ class Scalar(Operator):
 
     def factor(self) -> Scalar:
         return Scalar(self.value.clamp_min(0.0).sqrt())
+
+    def exp(self) -> Scalar:
+        return Scalar(self.value.exp())
 
     def identity(self) -> Scalar:
         return Scalar(torch.ones_like(self.value))

@@ -29,6 +29,8 @@ GROUPS = [group for group in LAYOUT.choices if group not in GLOBAL_GROUPS]
 CHOICES = [(group, choice) for group in GROUPS for choice in LAYOUT.choices[group]]
 OWN = compose_jobs([normalise(SMALL, LAYOUT)], LAYOUT)[0].choices
 OTHER = [(group, choice) for group, choice in CHOICES if group == "network" or OWN[group] != choice]
+BUDGETLESS = ("no budgets; add e.g. evaluation.nfe=[10,20]", ["evaluation.nfe=[4,5]"])  # none of the recipe's arms
+ARMS = ("ddim", "ddpm", "heun")
 TABLE = "prediction.time=999t: process {} counts its times: use index"
 
 # What a choice cannot do alone with this recipe, and the words with which it can.
@@ -43,8 +45,7 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     "objective/times=discrete": ("process vp has no table: give a number", ["objective.times.num_times=4"]),
     "process=ddpm": (TABLE.format("ddpm"), ["prediction.time=index"]),
     "process=iddpm": (TABLE.format("iddpm"), ["prediction.time=index"]),
-    "sampler=euler": ("no budgets; add e.g. evaluation.nfe=[10,20]", ["evaluation.nfe=[4,5]"]),
-    "sampler=euler_maruyama": ("no budgets; add e.g. evaluation.nfe=[10,20]", ["evaluation.nfe=[4,5]"]),
+    **{f"sampler={name}": BUDGETLESS for name in LAYOUT.choices["sampler"] if name not in ARMS},
 }
 
 

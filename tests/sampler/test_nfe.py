@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from diffexp.core.errors import ConfigError
-from diffexp.launch.compose import compose_jobs
-from diffexp.launch.layout import read_layout
+from diffexp.launch.layout import read_layout, read_yaml
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Eps
 from diffexp.process.base import Process
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise
-from diffexp.tasks.build import make
+from diffexp.tasks.build import make_node
 
 LAYOUT = read_layout()
 BUDGETS = range(1, 51)
 IMAGES = 2
 SHAPE = (1, 2, 2)
-# Evaluations of n steps, from the papers' algorithms; a sampler that is not named here has one for each step.
-COSTS: dict[str, Callable[[int], int]] = {"heun": lambda n: 2 * n - 1}
-
+# (evaluations of n steps, the fewest steps) from the papers' algorithms; by default one for each step.
+COSTS: dict[str, tuple[Callable[[int], int], int]] = {"heun": (lambda n: 2 * n - 1, 1), "gddim": (lambda n: n, 2)}
 GRIDS = [("vp", grid) for grid in LAYOUT.choices["grid"] if grid != "stride"] + [("ddpm", "stride")]
 PROCESSES = [(process, "uniform") for process in LAYOUT.choices["process"]]
 PLACES = sorted({*GRIDS, *PROCESSES})
@@ -50,20 +49,32 @@ class Counting(nn.Module):
         return 0.1 * u
 
 
-def parts_of(*words: str) -> tuple[Sampler, Process]:
-    """The sampler and the process of a command line."""
-    (job,) = compose_jobs([list(words)], LAYOUT)
-    return make(job.config, "sampler"), make(job.config, "process").on(SHAPE)
+def node(group: str, choice: str, **changes: Any) -> dict[str, Any]:
+    """The node of one file, with some of its values changed."""
+    return {**read_yaml(LAYOUT.folder / group / f"{choice}.yaml"), **changes}
 
 
-def built(sampler: str, process: str, grid: str, *words: str) -> tuple[Sampler, Process]:
-    """A sampler on a grid on a process, with what the grid needs besides."""
-    words = (f"sampler={sampler}", f"process={process}", f"grid={grid}", *words)
-    if grid == "explicit":
-        words = (*words, "grid.values=[0.9,0.7,0.4,0.1]")
-    if grid == "log_snr":
-        words = (*words, "grid.t_end=0.01")
-    return parts_of(*words)
+def built(name: str, process: str, grid: str, stepper: Any = None, last: str = "state", **options: Any) -> Sampler:
+    """A sampler of conf/ on a grid, with what the grid needs besides.
+
+    Args:
+        name, grid: choices in conf/.
+        process: the process that it is for, which decides what a grid needs.
+        stepper: changes of the stepper's values.
+        last: as in `Grid`.
+        options: changes of the sampler's own values.
+    """
+    needs = {"explicit": {"values": [0.9, 0.7, 0.4, 0.1]}, "log_snr": {"t_end": 0.01}}.get(grid, {})
+    if last == "denoise_em":
+        needs = {**needs, "t_end": 0.01}
+    times = node("grid", grid, last=last, **needs)
+    own = node("sampler", name, grid=times, **options)
+    own["stepper"] = {**own["stepper"], **(stepper or {})}
+    return make_node(own, "sampler")
+
+
+def process_of(name: str) -> Process:
+    return make_node(node("process", name), "process").on(SHAPE)
 
 
 def count(sampler: Sampler, process: Process, nfe: int) -> float:
@@ -90,11 +101,12 @@ def refusal(sampler: Sampler, nfe: int) -> list[int]:
     return []
 
 
-def expected_budgets(sampler: Sampler, name: str) -> list[int]:
+def expected_budgets(sampler: Sampler, cost: tuple[Callable[[int], int], int]) -> list[int]:
     """All feasible budgets up to some above the tested ones."""
-    each = COSTS.get(name, lambda n: n)
-    steps = range(sampler.stepper.min_steps, BUDGETS[-1] + 3) if sampler.grid.steps is None else [sampler.grid.steps]
-    return [each(n) * (1 if sampler.guidance is None else 2) for n in steps]
+    each, fewest = cost
+    steps = range(fewest, BUDGETS[-1] + 3) if sampler.grid.steps is None else [sampler.grid.steps]
+    ending = 1 if sampler.grid.last == "denoise_em" else 0  # the denoising step evaluates once more
+    return [(each(n) + ending) * (1 if sampler.guidance is None else 2) for n in steps]
 
 
 def neighbours(feasible: list[int], nfe: int) -> list[int]:
@@ -103,9 +115,14 @@ def neighbours(feasible: list[int], nfe: int) -> list[int]:
     return [*below[-1:], *above[:1]]
 
 
-def check_budgets(name: str, sampler: Sampler, process: Process, counted: Collection[int] = BUDGETS) -> None:
+def check_budgets(
+    sampler: Sampler,
+    process: Process,
+    counted: Collection[int] = BUDGETS,
+    cost: tuple[Callable[[int], int], int] | None = None,
+) -> None:
     """Every budget is met exactly or refused with its neighbours; those of `counted` that are feasible are sampled."""
-    feasible = expected_budgets(sampler, name)
+    feasible = expected_budgets(sampler, cost or COSTS.get(sampler.name, (lambda n: n, 1)))
     assert set(feasible) & set(BUDGETS)
     for nfe in BUDGETS:
         refused = refusal(sampler, nfe)
@@ -122,24 +139,46 @@ def check_budgets(name: str, sampler: Sampler, process: Process, counted: Collec
 @pytest.mark.parametrize("name", LAYOUT.choices["sampler"])
 @pytest.mark.parametrize(("process", "grid"), PLACES)
 def test_declared_is_counted_or_refused(name: str, process: str, grid: str) -> None:
-    check_budgets(name, *built(name, process, grid), BUDGETS if (process, grid) in WHOLE else FEW)
+    budgets = BUDGETS if (process, grid) in WHOLE else FEW
+    check_budgets(built(name, process, grid), process_of(process), budgets)
 
 
 @pytest.mark.parametrize("name", LAYOUT.choices["sampler"])
-@pytest.mark.parametrize("words", [("sampler.guidance=2.0",), ("sampler.clip=true", "grid.last=data")], ids="_".join)
-def test_guidance_counts_twice_and_clipping_not_at_all(name: str, words: tuple[str, ...]) -> None:
-    sampler, process = built(name, "vp", "uniform", *words)
-    check_budgets(name, sampler, process)
-    plain, _ = built(name, "vp", "uniform")
-    factor = 2 if sampler.guidance is not None else 1
-    assert [sampler.evaluations(n) for n in (1, 2, 9)] == [factor * plain.evaluations(n) for n in (1, 2, 9)]
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"guidance": 2.0},
+        {"clip": True, "last": "data"},
+        {"last": "denoise_em"},
+        {"guidance": 2.0, "last": "denoise_em"},
+    ],
+    ids=str,
+)
+def test_guidance_counts_twice_a_denoising_step_once_and_clipping_not(name: str, options: dict[str, Any]) -> None:
+    check_budgets(built(name, "vp", "uniform", **options), process_of("vp"))
 
 
-@pytest.mark.parametrize("name", [name for name in LAYOUT.choices["sampler"] if name != "gddim"])  # order 2: two steps
-def test_the_one_budget_that_stride_itself_refuses(name: str) -> None:
+@pytest.mark.parametrize(
+    ("stepper", "cost"),
+    [
+        ({"order": 1}, (lambda n: n, 1)),
+        ({"order": 1, "lam": 1.0}, (lambda n: n, 1)),
+        ({"order": 4}, (lambda n: n, 4)),
+        ({"order": 2, "corrector": 3}, (lambda n: 2 * n, 2)),
+    ],
+    ids=str,
+)
+def test_orders_and_correctors_of_gddim(stepper: dict[str, Any], cost: tuple[Callable[[int], int], int]) -> None:
+    check_budgets(built("gddim", "vp", "uniform", stepper), process_of("vp"), cost=cost)
+
+
+@pytest.mark.parametrize("name", LAYOUT.choices["sampler"])
+def test_the_one_step_that_stride_itself_refuses(name: str) -> None:
     """Its first index would be 0, which is no noise: the refusal names two steps and another spacing."""
-    sampler, process = built(name, "ddpm", "stride")
+    if COSTS.get(name, (None, 1))[1] > 1:
+        pytest.skip("takes more than one step anyway")
+    sampler, process = built(name, "ddpm", "stride"), process_of("ddpm")
     with pytest.raises(ConfigError, match="one step would be at index 0: use trailing, or 2 steps"):
         count(sampler, process, sampler.evaluations(1))
-    sampler, process = built(name, "ddpm", "stride", "grid.spacing=trailing")
+    sampler.grid = make_node(node("grid", "stride", spacing="trailing"), "grid")
     assert count(sampler, process, sampler.evaluations(1)) == sampler.evaluations(1)

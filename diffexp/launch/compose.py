@@ -102,6 +102,8 @@ def expand(overrides: Sequence[str], layout: Layout, multirun: bool = False) -> 
                     )
             return [list(overrides)]
         params = _explained(overrides_without_sweep(items), layout).hydra.sweeper.get("params") or {}
+        if any(map(_hydras, params)):
+            raise ConfigError(f"hydra.sweeper.params: {next(filter(_hydras, params))} is no setting of a job")
         items = parse_overrides(parsed, [f"{key}={value}" for key, value in params.items()]) + items
         try:
             return BasicSweeper.split_arguments(items, None)[0]
@@ -131,20 +133,61 @@ def compose_jobs(jobs: Sequence[Sequence[str]], layout: Layout) -> list[Job]:
         layout: the conf folder.
 
     Raises:
-        ConfigError: an unknown key or choice, named with the nearest valid one.
+        ConfigError: an unknown key or choice, named with the nearest valid one; a file that changes Hydra's own node.
     """
     with _session(layout):
-        return [_job(list(overrides), layout) for overrides in jobs]
+        composed = [_job(list(overrides), layout) for overrides in jobs]
+        own: dict[tuple[str, ...], Any] = {}  # jobs of a sweep mostly share theirs
+        for job in composed:
+            words = tuple(filter(_hydras, job.overrides))
+            if words not in own:
+                own[words] = _hydra_node(_explained(list(words), layout))
+            _require_own_hydra(job.hydra, own[words])
+    return composed
+
+
+def _hydra_node(config: DictConfig) -> dict[str, Any]:
+    """Hydra's own node, unresolved."""
+    node = OmegaConf.to_container(config.hydra, resolve=False, throw_on_missing=False)
+    assert isinstance(node, dict)
+    return node
+
+
+def _require_own_hydra(node: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse Hydra settings that a recipe or another file makes: its logging, for one, calls what it is told to.
+
+    The command line may change them, and a recipe may list what to sweep over: those are overrides like others.
+
+    Args:
+        node: that of a job.
+        own: what the words of the command line alone make of it.
+    """
+    changed = _first_change(node, own, "hydra")
+    if changed:
+        raise ConfigError(f"{changed}: a file has set this; only the command line may change Hydra's own settings")
+
+
+def _hydras(word: str) -> bool:
+    """Whether an override is of Hydra's own node."""
+    return word.lstrip("+~").startswith(("hydra.", "hydra/", "hydra="))
+
+
+def _first_change(node: Any, own: Any, path: str) -> str:
+    """The first key path at which two nodes differ, but for what describes the job; empty when there is none."""
+    if path in ("hydra.runtime", "hydra.overrides", "hydra.job.override_dirname", "hydra.sweeper.params"):
+        return ""
+    if not isinstance(node, Mapping) or not isinstance(own, Mapping):
+        return "" if node == own else path
+    found = (_first_change(node.get(key), own.get(key), f"{path}.{key}") for key in dict.fromkeys([*own, *node]))
+    return next((change for change in found if change), "")
 
 
 def _job(overrides: list[str], layout: Layout) -> Job:
     """Compose one job inside a session."""
     config = _explained(overrides, layout)
     HydraConfig.instance().set_config(config)  # lets ${hydra:...} resolve as it does inside a run
-    hydra = OmegaConf.to_container(config.hydra, resolve=False, throw_on_missing=False)
-    assert isinstance(hydra, dict)
     choices = {str(key): value for key, value in config.hydra.runtime.choices.items()}
-    return Job(tuple(overrides), resolve(config), choices, hydra)
+    return Job(tuple(overrides), resolve(config), choices, _hydra_node(config))
 
 
 @contextmanager

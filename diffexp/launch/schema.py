@@ -29,6 +29,9 @@ ROOMS = (
 )  # fmt: skip
 """The packages of diffexp whose classes a configuration may build: the others write files and start runs."""
 
+_REFUSED = ("lightning.pytorch.cli.", "lightning.fabric.cli.")
+"""Of allowed packages: these import and build whatever their arguments name."""
+
 _HYDRA_ALLOWED = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
@@ -134,6 +137,8 @@ def _class_of(target: Any, path: str) -> Definition:
         raise ConfigError(f"{leads}is not in an allowed package")
     if not isinstance(definition.node, ast.ClassDef):
         raise ConfigError(f"{leads}is not a class")
+    if definition.name.startswith(_REFUSED):
+        raise ConfigError(f"{leads}is not for configurations: it builds whatever it is told to")
     top, room = definition.name.split(".")[:2]
     if top == "diffexp" and room not in ROOMS:
         raise ConfigError(f"{leads}is not for configurations: a class of diffexp.{{{','.join(ROOMS)}}} is needed")

@@ -181,3 +181,42 @@ def test_a_hostile_run_folder_stops_a_command(node: dict[str, str], room: Path, 
     assert line.count("\n") == 1
     assert not evil.exists()
     assert not (room / "ran").exists()
+
+
+HYDRA = {
+    "logging": "job_logging: {root: {level: INFO}, filters: {x: {(): shutil.copy, src: mine, dst: ran}}}",
+    "sweep_logging": "hydra_logging: {root: {level: INFO}, filters: {x: {(): shutil.copy, src: mine, dst: ran}}}",
+    "environment": "job: {env_set: {LD_PRELOAD: evil.so}}",
+    "folder": "run: {dir: ran}",
+    "launcher": "launcher: {_target_: evil.Evil}",
+    "swept": "sweeper: {params: {hydra.job_logging.root.level: INFO}}",
+}
+NAMED = {
+    "logging": "hydra.job_logging.", "sweep_logging": "hydra.hydra_logging.", "environment": "hydra.job.env_set.",
+    "folder": "hydra.run.dir: ", "launcher": "hydra.launcher._target_", "swept": "hydra.sweeper.params: ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", HYDRA)
+def test_a_recipe_cannot_change_hydra(
+    recipe: str, room: Path, evil: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Hydra's logging calls what it is told to before a job begins, and its environment is inherited by ranks."""
+    monkeypatch.setitem(RECIPES, recipe, f"hydra:\n  {HYDRA[recipe]}\n")
+    _planted(room, recipe)
+    before = sorted(room.rglob("*"))
+    sweep = ["-m", "seed=0,1"] if recipe in ("swept", "sweep_logging") else []
+    assert main(["--config-dir", "mine", f"experiment={recipe}", "scale=quick", "task=check", *sweep]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"diffexp: {NAMED[recipe]}")
+    assert line.count("\n") == 1
+    assert sorted(room.rglob("*")) == before
+    assert not evil.exists()
+
+
+def test_a_recipe_may_say_what_to_sweep_over_and_the_command_line_may_change_hydra(room: Path, capsys: Any) -> None:
+    RECIPES["swept"] = "defaults: [gddim_vp]\nhydra: {sweeper: {params: {seed: '3,4'}}}\n"
+    _planted(room, "swept")
+    words = ["--config-dir", "mine", "experiment=swept", "scale=quick", "task=check", "hydra.job.name=other"]
+    assert main([*words, "-m"]) == 0
+    assert capsys.readouterr().out.count("recipe     swept") == 2

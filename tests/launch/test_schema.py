@@ -83,6 +83,7 @@ CASES = [
     ("training._target_", "diffexp.core.files.Path", "which is not in an allowed package"),
     ("training._target_", "diffexp.tasks.build.torch.hub.load", "leads to torch.hub.load, which is not in an allowed"),
     ("training._target_", "diffexp.launch.folder.RunFolder", "is not for configurations: a class of diffexp.{process,"),
+    ("network", {"_target_": "lightning.pytorch.cli.LightningCLI"}, "is not for configurations: it builds whatever"),
     ("network", {"_target_": "torch.optim.swa_utils.get_ema_avg_fn"}, "get_ema_avg_fn: is not a class"),
     ("training.max_steps", "${oc.create:{_target_:os.mkdir}}", "an interpolation that is left over"),
     ("network.depths", ["${seed}"], "network.depths[0]=${seed}: an interpolation that is left over"),

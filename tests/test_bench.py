@@ -169,8 +169,8 @@ def test_averages_and_commands(monkeypatch):
     assert called == [*turn, *turn, *reversed(turn)]
 
 
-def result(value: float, target: float | None) -> Ratio:
-    return Ratio("name", "ours / theirs", value, (value, value), target, {"a": value, "b": 1.0}, {"rounds": 1})
+def result(value: float, target: float | None, binding: bool = True) -> Ratio:
+    return Ratio("name", "ours / theirs", value, (value, value), target, {"a": value, "b": 1.0}, {"rounds": 1}, binding)
 
 
 def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, ca
     assert [(row["value"], row["passed"]) for row in stored["results"]] == [(0.3, True), (0.5, True)]
     assert {"machine", "threads", "versions", "load_average_before"} <= set(stored["protocol"])
     assert stored["protocol"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert "| ours / theirs | 0.300 | 0.300 - 0.300 | <= 0.35 | passed |" in (tmp_path / "results.md").read_text()
+    assert "| ours / theirs | 0.300 | 0.300 - 0.300 | <= 0.35 | met |" in (tmp_path / "results.md").read_text()
     rows.append(result(0.4, 0.35))
     capsys.readouterr()
     assert bench.main(["--only", "some", "--out", str(tmp_path / "none")]) == 1
@@ -191,5 +191,16 @@ def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, ca
     assert not (tmp_path / "none").exists()
 
 
-def test_the_table_says_what_is_information():
-    assert report.table([result(0.5, None)]).splitlines()[-1].count("information") == 1
+@pytest.mark.parametrize(
+    ("found", "verdict", "passed"),
+    [
+        (result(0.5, None), "information", True),
+        (result(0.5, 0.4, binding=False), "information missed", True),
+        (result(0.3, 0.4, binding=False), "information met", True),
+        (result(0.5, 0.4), "FAILED", False),
+        (result(math.nan, 0.4, binding=False), "FAILED", False),
+    ],
+)
+def test_the_table_says_what_counts(found, verdict, passed):
+    assert found.passed is passed
+    assert verdict in report.table([found]).splitlines()[-1]

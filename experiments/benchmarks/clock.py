@@ -45,9 +45,10 @@ class Ratio:
         text: numerator / denominator, in words.
         value: best turn over best turn.
         spread: quartiles of the ratios within single rounds, for the reader's trust.
-        target: the largest value that passes; None for information.
+        target: the largest value that is good; None where there is no such number.
         seconds: best turns, side information.
         notes: further plain numbers of this measurement.
+        binding: a missed target fails the whole run; otherwise it is information.
     """
 
     name: str
@@ -57,11 +58,17 @@ class Ratio:
     target: float | None
     seconds: Mapping[str, float]
     notes: Mapping[str, float | int | str]
+    binding: bool = True
+
+    @property
+    def met(self) -> bool:
+        """Whether the value is a number, and not above its target."""
+        return math.isfinite(self.value) and (self.target is None or self.value <= self.target)
 
     @property
     def passed(self) -> bool:
-        """Whether the target is met; information always passes, as long as it is a number."""
-        return math.isfinite(self.value) and (self.target is None or self.value <= self.target)
+        """Whether nothing is wrong: a target that is not binding may be missed."""
+        return self.met or (math.isfinite(self.value) and not self.binding)
 
 
 def ratio(
@@ -72,12 +79,13 @@ def ratio(
     target: float | None = None,
     scale: float = 1.0,
     without: str | None = None,
+    binding: bool = True,
     **notes: float | int | str,
 ) -> Ratio:
     """A ratio of two tasks that took turns.
 
     Args:
-        name, text, target, notes: see `Ratio`.
+        name, text, target, binding, notes: see `Ratio`.
         spent: what `take_turns` returned.
         pair: the tasks above and below the line.
         scale: factor on the time below the line.
@@ -93,4 +101,4 @@ def ratio(
     low, _, high = statistics.quantiles(single, n=4) if len(single) > 1 else single * 3
     best = {task: min(spent[task]) for task in (*pair, *([without] if without else []))}
     value = quotient(best[pair[0]], best[pair[1]], min(base))
-    return Ratio(name, text, value, (low, high), target, best, {"rounds": len(single), **notes})
+    return Ratio(name, text, value, (low, high), target, best, {"rounds": len(single), **notes}, binding)

@@ -58,7 +58,8 @@ def table(results: Sequence[Ratio]) -> str:
     head = ["what", "ratio", "quartiles", "target", "", "best turns (ms), for orientation"]
     lines = [head, ["---"] * len(head)]
     for found in results:
-        verdict = "information" if found.target is None else "passed" if found.passed else "FAILED"
+        verdict = "" if found.target is None else "met" if found.met else "missed" if found.passed else "FAILED"
+        verdict = verdict if found.target is not None and found.binding else f"information {verdict}".strip()
         target = "" if found.target is None else f"<= {found.target:g}"
         seconds = ", ".join(f"{name} {1e3 * value:.4g}" for name, value in found.seconds.items())
         spread = f"{found.spread[0]:.3f} - {found.spread[1]:.3f}"

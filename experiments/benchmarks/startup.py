@@ -31,9 +31,12 @@ def start(rounds: int) -> list[Ratio]:
     spent = take_turns(tasks, rounds)
     words = {"help": "--help", "config": "--cfg job"}
     return [
-        ratio(f"start_{name}", f"diffexp {words[name]} / import lightning", spent, (name, "lightning"), START_TARGET)
+        ratio(
+            f"start_{name}", f"diffexp {words[name]} / import lightning", spent, (name, "lightning"), START_TARGET,
+            binding=False,
+        )
         for name in words
-    ]
+    ]  # fmt: skip
 
 
 def _command(*words: str) -> Callable[[], object]:
@@ -63,4 +66,4 @@ def average(rounds: int, width: int = 64) -> list[Ratio]:
     spent = take_turns({"diffexp": ours.update, "lightning": theirs}, rounds)
     notes = {"tensors": TENSORS, "numbers": sum(tensor.numel() for tensor in module.tensors)}
     text = "EMA update, 3 profiles / one update of Lightning's EMAWeightAveraging"
-    return [ratio("average", text, spent, ("diffexp", "lightning"), AVERAGE_TARGET, **notes)]
+    return [ratio("average", text, spent, ("diffexp", "lightning"), AVERAGE_TARGET, binding=False, **notes)]

@@ -83,7 +83,8 @@ def _made_by(run: Path | None, spec: str, scaled: bool, layout: Layout) -> tuple
     for group, choice in made_by.items():
         known = layout.choices.get(group, ())
         if choice is not None and choice not in known:
-            hint = "add --config-dir=... if it is your own" if group == "experiment" else nearest(str(choice), known)
+            own = "add --config-dir=... or plugins=[...] if it is your own"
+            hint = own if group == "experiment" else nearest(str(choice), known)
             made = f"{group}={one_line(choice)}"
             raise CheckpointError(f"ckpt={spec}: was made by {made}, which is not known here; {hint}")
     return made_by["experiment"], made_by["scale"]

@@ -66,7 +66,13 @@ class Denoising:
             seed: keys times, noise and dropped labels, together with the positions.
         """
         position = batch["position"]
-        x0 = denoiser.process.lift(batch["image"])
+        image = batch["image"]
+
+        def velocity() -> Tensor:
+            drawn = random.normal(seed, "train/velocity", position, image.shape[1:])
+            return to_device(drawn, image.device, image.dtype)
+
+        x0 = denoiser.process.lift_drawn(image, velocity)
         noise = to_device(random.normal(seed, "train/noise", position, x0.shape[1:]), x0.device, x0.dtype)
         t = self.times.draw(denoiser.process, seed, position)
         conditions = Conditions(labels=self._labels(batch.get("label"), seed, position))

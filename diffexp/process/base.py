@@ -32,6 +32,7 @@ class Marginal:
         signal: A_t.
         auxiliary: B_t, or None for a process without a second image.
         factor: L_t, the factor in which the noise is expressed.
+        process: whose law it is, for who needs more of it.
         exact: the float64 marginal that this one was cast from; operators are derived there and cast afterwards.
         place: (type, device) of the states, for a marginal that was cast.
     """
@@ -40,18 +41,19 @@ class Marginal:
     signal: Operator
     auxiliary: Operator | None
     factor: Operator
+    process: Process | None = None
     exact: Marginal | None = None
     place: tuple[torch.dtype, torch.device | str] | None = None
 
     def __getitem__(self, index: int) -> Marginal:
         auxiliary = None if self.auxiliary is None else self.auxiliary[index]
-        return Marginal(self.t[index], self.signal[index], auxiliary, self.factor[index])
+        return Marginal(self.t[index], self.signal[index], auxiliary, self.factor[index], self.process)
 
     def cast(self, dtype: torch.dtype, device: torch.device | str) -> Marginal:
         """The same marginal with operators ready for states of this type and device; `t` stays float64."""
         auxiliary = None if self.auxiliary is None else self.auxiliary.cast(dtype, device)
         signal, factor = self.signal.cast(dtype, device), self.factor.cast(dtype, device)
-        return Marginal(self.t, signal, auxiliary, factor, exact=self, place=(dtype, device))
+        return Marginal(self.t, signal, auxiliary, factor, self.process, exact=self, place=(dtype, device))
 
     def derived(self, derive: Callable[[Marginal], tuple[Operator, ...]]) -> tuple[Operator, ...]:
         """Operators made of this marginal's own, in float64 whatever the states are, and cast as it was."""
@@ -114,13 +116,13 @@ class Process(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def factor(self, t: Tensor, kind: FactorKind = "R") -> Operator:
+    def factor(self, t: Tensor, kind: FactorKind | None = None) -> Operator:
         """A factor of the covariance of u_t given the data.
 
         Args:
             t: times.
             kind: "R" solves dR/dt = (F + G G^T Sigma^-1 / 2) R (gDDIM, eq. 17); "cholesky" is lower triangular. They
-                differ by a rotation, and not at all for isotropic noise.
+                differ by a rotation, and not at all for isotropic noise. None: the process's own, R where it has one.
         """
 
     @abc.abstractmethod
@@ -167,10 +169,10 @@ class Process(abc.ABC):
         """The (fractional) index into the process's table at times `t`; ConfigError without a table."""
         raise ConfigError(f"prediction.time=index: process {self.name} has no table; use 999t or log_snr")
 
-    def marginal(self, t: Tensor, kind: FactorKind = "R") -> Marginal:
+    def marginal(self, t: Tensor, kind: FactorKind | None = None) -> Marginal:
         """The law of u_t given the data at times `t`."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        return Marginal(t, self.signal(t), self.auxiliary(t), self.factor(t, kind))
+        return Marginal(t, self.signal(t), self.auxiliary(t), self.factor(t, kind), self)
 
     def data_covariance(self, std: float) -> Operator:
         """The covariance of lifted data whose pixels have this standard deviation, at one time."""
@@ -179,6 +181,10 @@ class Process(abc.ABC):
     def lift(self, x0: Tensor) -> Tensor:
         """The data as a state; identity unless the state has more channels than the image."""
         return x0
+
+    def lift_drawn(self, x0: Tensor, normal: Callable[[], Tensor]) -> Tensor:
+        """The data as a state of training, for processes that draw a part of it: `normal()` is unit noise like x0."""
+        return self.lift(x0)
 
     def readout(self, u: Tensor) -> Tensor:
         """The image in a state; identity unless the state has more channels than the image."""
@@ -196,7 +202,7 @@ class Process(abc.ABC):
         moved = self.transition(t, s) @ self.factor(s)
         return (self.factor(t).covariance() - moved.covariance()).factor()
 
-    def posterior(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> tuple[Operator, Operator]:
+    def posterior(self, t: Tensor, s: Tensor, kind: FactorKind | None = None) -> tuple[Operator, Operator]:
         """The law of u_s given u_t and the data, for s < t, with u_t = A_t x0 + L_t e.
 
         Returns:
@@ -207,7 +213,7 @@ class Process(abc.ABC):
         mean = sigma_s @ self.transition(t, s).transpose() @ self.factor(t, kind).transpose().inverse()
         return mean, self.posterior_factor(t, s, kind)
 
-    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> Operator:
+    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind | None = None) -> Operator:
         """C of `posterior`; processes with a form free of cancellation override this."""
         sigma_s = self.factor(s, kind).covariance()
         mean = sigma_s @ self.transition(t, s).transpose() @ self.factor(t, kind).transpose().inverse()

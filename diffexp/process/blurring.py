@@ -89,7 +89,7 @@ class Blurring(Process):
     def signal(self, t: Tensor) -> Operator:
         return self.noise.signal(t) @ self.damping(t)
 
-    def factor(self, t: Tensor, kind: FactorKind = "R") -> Scalar:
+    def factor(self, t: Tensor, kind: FactorKind | None = None) -> Scalar:
         return self.noise.factor(t, kind)
 
     def transition(self, t: Tensor, s: Tensor) -> Operator:
@@ -124,7 +124,7 @@ class Blurring(Process):
         kept = (self.noise.transition(t, s) @ self.factor(s)).covariance()
         return (self.noise.transition_factor(t, s).covariance() + kept @ self._lost(t, s)).factor()
 
-    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> Operator:
+    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind | None = None) -> Operator:
         # 1 / (1 / sigma_s^2 + Psi^2 / Q^2) = sigma_s^2 Q^2 / sigma_t^2, since Q^2 + Psi^2 sigma_s^2 = sigma_t^2.
         return self.factor(s) @ self.factor(t).inverse() @ self.transition_factor(t, s)
 

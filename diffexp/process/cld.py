@@ -11,6 +11,7 @@ stationary law is x ~ N(0, 1), v ~ N(0, M), M = 1 / m_inv. (gDDIM's eq. 10 print
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, NoReturn
 
@@ -97,10 +98,11 @@ class CLD(Process):
         zero = 0.0 * beta
         return block(zero, zero, zero, (2.0 * self._friction * beta).sqrt())
 
-    def factor(self, t: Tensor, kind: FactorKind = "R") -> Block:
+    def factor(self, t: Tensor, kind: FactorKind | None = None) -> Block:
         b = self.beta_integral(t)
         lower = self._covariance(b).factor()
-        return lower if kind == "cholesky" else lower @ rotation(self._angle(self._speed * b))
+        cholesky = kind == "cholesky" or (kind is None and bool(self._added))
+        return lower if cholesky else lower @ rotation(self._angle(self._speed * b))
 
     def angle(self, t: Tensor) -> Tensor:
         """theta_t in R_t = L_t Rot(theta_t): radians, 0 at t = 0 and falling; ConfigError where there is no R."""
@@ -118,7 +120,7 @@ class CLD(Process):
         """The noise of the equation itself: with "added", Sigma_t differs from what is moved and added by up to eps."""
         return added_noise(self.beta_integral(t, s), self.m_inv).factor()
 
-    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> Block:
+    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind | None = None) -> Block:
         # u_s is known from the data with Sigma_s, and from u_t with the noise since, moved back to s.
         self._require_equation("no posterior between two times")
         b = self.beta_integral(t, s)
@@ -133,6 +135,16 @@ class CLD(Process):
     def lift(self, x0: Tensor, velocity: Tensor | None = None) -> Tensor:
         """x0 (B, C, *) and its velocity, zero unless given, as a state (B, 2C, *)."""
         return torch.cat([x0, torch.zeros_like(x0) if velocity is None else velocity], dim=1)
+
+    def lift_drawn(self, x0: Tensor, normal: Callable[[], Tensor]) -> Tensor:
+        return self.lift(x0) if self.velocity_std == 0.0 else self.lift(x0, self.velocity_std * normal())
+
+    def resting_variance(self, t: Tensor) -> Tensor:
+        """Sigma_vv at times `t` when the start velocity is part of the noise, whatever `velocity` is: CLD-SGM's mixed
+        score takes the velocity for a draw from N(0, Sigma_vv)."""
+        start = self._start[0], self._start[0] + self.gamma / self.m_inv
+        b = self.beta_integral(t)
+        return (propagation(b, self.m_inv).carry(*start) + added_noise(b, self.m_inv)).vv + self._added
 
     def readout(self, u: Tensor) -> Tensor:
         return u[:, : u.shape[1] // 2]

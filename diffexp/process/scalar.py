@@ -39,7 +39,7 @@ class ScalarProcess(Process):
     def signal(self, t: Tensor) -> Scalar:
         return Scalar(self.log_alpha(t).exp())
 
-    def factor(self, t: Tensor, kind: FactorKind = "R") -> Scalar:
+    def factor(self, t: Tensor, kind: FactorKind | None = None) -> Scalar:
         return Scalar(self.log_sigma(t).exp())
 
     def transition(self, t: Tensor, s: Tensor) -> Scalar:
@@ -82,7 +82,7 @@ class ScalarProcess(Process):
         # sigma_t^2 (1 - SNR_t / SNR_s): the difference of variances would cancel for close times (PD, section 3).
         return self._new_noise(t, t, s)
 
-    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind = "R") -> Scalar:
+    def posterior_factor(self, t: Tensor, s: Tensor, kind: FactorKind | None = None) -> Scalar:
         return self._new_noise(s, t, s)
 
     def _new_noise(self, level: Tensor, t: Tensor, s: Tensor) -> Scalar:

@@ -64,7 +64,7 @@ class Table(ScalarProcess):
     def signal(self, t: Tensor) -> Scalar:
         return Scalar(self._level(t)[0])
 
-    def factor(self, t: Tensor, kind: FactorKind = "R") -> Scalar:
+    def factor(self, t: Tensor, kind: FactorKind | None = None) -> Scalar:
         delta = self._level(t)[1]
         return Scalar((delta * (2.0 - delta)).sqrt())
 

@@ -44,13 +44,13 @@ def coefficients(process: Process, times: Tensor, first: int, degree: int, kind:
 
 def _by_parts(process: Process, times: Tensor, nodes: Tensor, known: Tensor) -> list[Operator]:
     s, t = times[:-1], times[1:]
-    end, start = process.factor(t), process.transition(t, s) @ process.factor(s)
+    end, start = process.factor(t, "R"), process.transition(t, s) @ process.factor(s, "R")
     at_end, at_start = basis(nodes, known, t), basis(nodes, known, s)
     found = [at_end[:, j] * end - at_start[:, j] * start for j in range(nodes.shape[1])]
     if nodes.shape[1] == 1:
         return found
     for tau, weight in _points(s, t):
-        flow = process.transition(t, tau) @ process.factor(tau)
+        flow = process.transition(t, tau) @ process.factor(tau, "R")
         rates = weight[:, None] * basis_rate(nodes, known, tau)
         found = [sum_ - rates[:, j] * flow for j, sum_ in enumerate(found)]
     return found

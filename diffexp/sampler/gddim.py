@@ -138,7 +138,7 @@ class GDDIM(Stepper):
             predictor = coefficients(process, times, 0, self.order - 1, self.factor)
         else:
             y = contraction(process, s, t, self.lam)
-            predictor = [process.factor(t) @ y - transition @ process.factor(s)]  # Psihat R_s = R_t Y
+            predictor = [process.factor(t, "R") @ y - transition @ process.factor(s, "R")]  # Psihat R_s = R_t Y
             fresh = noise_factor(process, t, y)
         corrector = [] if self.corrector is None else coefficients(process, times, 1, self.corrector - 1, self.factor)
         turn = None if self.factor == "R" else process.factor(times, self.factor).inverse() @ process.factor(times)

@@ -31,17 +31,17 @@ def contraction(process: Process, s: Tensor, t: Tensor, lam: float) -> Operator:
     lambda = 0 and 1 are known in closed form (Psihat = R_t R_s^-1, and Sigma_t Psi(s, t)^T Sigma_s^-1, Bayes' rule);
     for others the equation is integrated.
     """
-    factor = process.factor(t)
+    factor = process.factor(t, "R")
     if lam == 0.0:
         return factor.identity()
     if lam == 1.0:
-        return factor.transpose() @ process.transition(s, t).transpose() @ process.factor(s).transpose().inverse()
+        return factor.transpose() @ process.transition(s, t).transpose() @ process.factor(s, "R").transpose().inverse()
     return _extrapolated(process, s, t, lam)
 
 
 def noise_factor(process: Process, t: Tensor, y: Operator) -> Operator:
     """C with C C^T = P = R_t (I - Y Y^T) R_t^T, lower triangular."""
-    factor = process.factor(t)
+    factor = process.factor(t, "R")
     left = y.identity() - y.covariance()
     return (factor @ left @ factor.transpose()).factor()
 
@@ -63,7 +63,7 @@ def _magnus(process: Process, s: Tensor, t: Tensor, lam: float, steps: int) -> O
     """
     low = s.sqrt()
     h = (t.sqrt() - low) / steps
-    y = process.factor(s).identity()
+    y = process.factor(s, "R").identity()
     for first in range(0, steps, _TOGETHER):
         starts = [low + k * h for k in range(first, min(first + _TOGETHER, steps))]
         rates = _rates(process, [start + share * h for start in starts for share in _GAUSS], lam)
@@ -77,7 +77,7 @@ def _rates(process: Process, places: list[Tensor], lam: float) -> list[Operator]
     """dY/dw Y^-1 = lambda^2 w (R^-1 G) (R^-1 G)^T at several w = sqrt(tau), (n,) each; computed together."""
     w = torch.cat(places)
     tau = w.square()
-    pull = process.factor(tau).inverse() @ process.diffusion(tau)
+    pull = process.factor(tau, "R").inverse() @ process.diffusion(tau)
     whole = (lam**2 * w) * pull.covariance()
     n = len(places[0])
     return [whole[k * n : (k + 1) * n] for k in range(len(places))]

@@ -136,7 +136,7 @@ def test_data_at_one_point_have_constant_noise(process):
 def test_no_r_without_an_equation_or_a_start(settings, said):
     process = CLD(**settings)
     with pytest.raises(ConfigError, match=said):
-        process.factor(TIMES)
+        process.factor(TIMES, "R")
     assert bool(process.factor(TIMES, "cholesky").values.isfinite().all())
 
 

@@ -36,6 +36,8 @@ class Finite(Oracle):
         super().__init__(process)
         if len(images) == 0:
             raise ConfigError("network: an oracle over a data set needs at least one image")
+        if not process.data_covariance(0.0).is_zero():
+            raise ConfigError(f"network: process {process.name} draws a part of its data: use oracle_mixture, or hsm")
         self.images = images
         self.labels = labels
         if labels is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
+
+log = logging.getLogger("diffexp")
 
 
 def run_task(config: Mapping[str, Any]) -> float | None:
@@ -22,6 +25,9 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     from diffexp.tasks import list as recipes
 
     console.prepare()
+    devices = config.get("trainer", {}).get("devices", 1)
+    if devices > 1 and config["task"] in ("evaluate", "sample"):
+        log.info("task=%s is one process: trainer.devices=%d is for training", config["task"], devices)
     tasks = {
         "run": run.main,
         "train": train.main,

@@ -56,7 +56,9 @@ def fit(
         RankLostError: another rank has ended.
     """
     if device.devices != world().size:
-        raise ConfigError(f"trainer.devices={device.devices}: this process is one of {world().size} ranks")
+        size = world().size
+        here = f"one of {size} ranks" if size > 1 else "alone: the command line or torchrun starts ranks"
+        raise ConfigError(f"trainer.devices={device.devices}: this process is {here}")
     checkpoints = Checkpoints(run / "checkpoints", training.checkpoint_every, training.keep)
     if world().main:
         checkpoints.folder.mkdir(exist_ok=True)

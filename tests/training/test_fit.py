@@ -27,7 +27,7 @@ from diffexp.training import fit as fitting
 from diffexp.training.callbacks import NotFiniteError
 from diffexp.training.ema import EMASettings
 from diffexp.training.module import DiffusionModule
-from diffexp.training.optimizer import Adam
+from diffexp.training.optimizer import SGD, Adam
 from diffexp.training.settings import Device, Training
 
 STEPS = 9
@@ -175,3 +175,27 @@ def test_learning_rate_warms_up_linearly():
 def test_impossible_optimisers_are_refused(options):
     with pytest.raises(ConfigError, match="optimizer"):
         Adam(**options)
+
+
+@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"nesterov": True}, {"lr": -1.0}, {"warmup_steps": -1}])
+def test_impossible_descents_are_refused(options):
+    with pytest.raises(ConfigError, match="optimizer"):
+        SGD(**options)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_descent_follows_its_formula(nesterov):
+    """Three steps with warm-up on a constant gradient g: v <- m v + g + d p, p <- p - lr (v, or g + d p + m v)."""
+    parameter = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    settings = SGD(lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.5, warmup_steps=2)
+    optimizer, schedule = settings.build([parameter])
+    value, speed = 2.0, 0.0
+    for step in range(3):
+        parameter.grad = torch.tensor([3.0], dtype=torch.float64)
+        optimizer.step()
+        schedule.step()
+        gradient = 3.0 + 0.5 * value
+        speed = 0.9 * speed + gradient
+        value -= settings.rate(step) * (gradient + 0.9 * speed if nesterov else speed)
+        assert parameter.item() == pytest.approx(value, rel=1e-14)
+    assert settings.rate(0) == 0.05

@@ -224,6 +224,54 @@ def test_ranks_notice_that_their_parent_was_killed(tmp_path):
     assert all(gone(pid, 3.0) for pid in pids)
 
 
+LAUNCHER = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+time.sleep(60)
+"""
+WORKER = """
+import os, time
+from pathlib import Path
+from diffexp.core.errors import PreemptedError
+from diffexp.launch.signals import StopRequest, bound_to_parent
+with bound_to_parent(), StopRequest() as stop:
+    Path("worker").write_text(str(os.getpid()))
+    while True:
+        try:
+            stop.check()
+        except PreemptedError as error:
+            Path("stopped").write_text(f"{error} {error.exit_code}")
+            break
+        time.sleep(0.05)
+Path("next").write_text("the worker goes on")
+"""
+
+
+def test_a_launchers_worker_stops_in_order_when_its_launcher_is_killed(tmp_path):
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, WORKER], cwd=tmp_path)
+    deadline = time.monotonic() + 20.0
+    while not ((tmp_path / "worker").exists() and (tmp_path / "worker").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    launcher.kill()
+    launcher.wait()
+    assert gone(int((tmp_path / "worker").read_text()), 5.0)
+    assert (tmp_path / "stopped").read_text() == "stopped by SIGTERM 143"
+    assert not (tmp_path / "next").exists()
+
+
+def test_the_parent_of_ranks_never_imports_torch():
+    code = """
+import sys
+from diffexp.launch import spawn
+spawn._START = sys.argv[1]
+from diffexp.__main__ import main
+assert main(["experiment=gddim_vp", "scale=quick", "trainer.devices=2", "task=train"]) == 0
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, f"{BEGIN}\nend('done')"], check=True, timeout=60)
+
+
 def test_an_echo_of_a_signal_is_no_second_one(monkeypatch):
     now = [10.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

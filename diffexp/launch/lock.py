@@ -137,7 +137,7 @@ def is_held(path: Path) -> bool:
 
 def this_process() -> dict[str, Any]:
     """What tells this process from any other: {"pid", "host", "start"}."""
-    return {"pid": os.getpid(), "host": socket.gethostname(), "start": _start(os.getpid())}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "start": next(iter(_stat(os.getpid())[19:20]), None)}
 
 
 def is_alive(owner: Mapping[str, Any]) -> bool:
@@ -153,14 +153,15 @@ def is_alive(owner: Mapping[str, Any]) -> bool:
         return False
     except PermissionError:
         pass
-    started = _start(pid)
-    return started is None or owner.get("start") is None or started == owner["start"]
+    fields = _stat(pid)
+    if fields and fields[0] in "ZX":  # killed, and not yet buried by its parent
+        return False
+    return not fields or owner.get("start") is None or fields[19] == owner["start"]
 
 
-def _start(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot; None where the system does not say."""
+def _stat(pid: int) -> list[str]:
+    """What the system says of a process after its name: [0] state, [19] start in clock ticks since boot; or nothing."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
-        return None
-    return fields[19]
+        return []

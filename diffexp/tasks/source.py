@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diffexp.core.errors import ConfigError
+from diffexp.core.naming import checkpoint_name
 from diffexp.evaluation.protocol import Provenance
 from diffexp.launch.find import newest
 from diffexp.launch.fingerprint import job_hash, training_fingerprint
@@ -64,9 +65,8 @@ def make_source(config: Config, parts: Parts, restored: Restored | None) -> Sour
     if restored is None:
         return Source(parts.oracle(), device, provenance(config, ORACLE, "none", None, **origin))
     network, profile = load_network(parts, restored, config["evaluation"]["ema"])
-    names = provenance(
-        config, restored.path.stem, profile, autocast(parts), training_seed=restored.config["seed"], **origin
-    )
+    weights = Path(checkpoint_name(restored.step)).stem  # whatever its file is called
+    names = provenance(config, weights, profile, autocast(parts), training_seed=restored.config["seed"], **origin)
     network = network.to(device)
     if parts.device.compile:
         compile_in_place(network)

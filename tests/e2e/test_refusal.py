@@ -132,10 +132,6 @@ def test_more_images_than_the_floor_has(command: Command, tmp_path):
     assert "896" in refused(command, tmp_path, *SMALL, "evaluation.n=900")
 
 
-def test_a_second_device_is_not_silently_ignored(command: Command, tmp_path):
-    assert "trainer.devices=2" in refused(command, tmp_path, *SMALL, "trainer.devices=2")
-
-
 def test_labels_that_nobody_reads(command: Command, tmp_path):
     assert "network.class_conditional=true" in refused(command, tmp_path, *SMALL, "dataset.labels=true")
     assert refused(command, tmp_path, *SMALL, "network.class_conditional=true")

@@ -71,8 +71,11 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(command: C
 def test_a_training_that_goes_on_is_bit_equal_to_one_that_never_stopped(command: Command, trained, tmp_path):
     small = [word for word in SMALL if not word.startswith("training.max_steps")]
     assert command(*small, "task=train", "training.max_steps=13").code == 0
-    assert command(*small, "task=train", "training.max_steps=30", "ckpt=latest:gddim_vp").code == 0
-    run = only(tmp_path / "runs" / "gddim_vp")
+    longer = [*small, "task=train", "training.max_steps=30"]
+    assert command(*longer, "ckpt=latest:gddim_vp").code == 0
+    run = tmp_path / "runs" / "gddim_vp" / trained.name  # the folder of 30 steps, whoever did them
+    lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [10, 13, 20, 30]
     whole = load(trained / "checkpoints" / "step_00000030.ckpt")
     parts = load(run / "checkpoints" / "step_00000030.ckpt")
     for name, value in whole["state_dict"].items():

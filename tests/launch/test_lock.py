@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffexp.launch.lock import Lock, LockedError
+from diffexp.launch.lock import Lock, LockedError, is_held
 
 
 def _write(path: Path, **changes: object) -> None:
@@ -51,6 +51,22 @@ def test_a_killed_owner_is_succeeded(tmp_path: Path) -> None:
     with Lock(tmp_path / "lock"):
         pass
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs process states")
+def test_a_killed_owner_whose_parent_has_not_noticed_is_succeeded(tmp_path: Path) -> None:
+    """It still has a pid that can be signalled, but it will never write again."""
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    _write(tmp_path / "lock", pid=other.pid)
+    assert is_held(tmp_path / "lock")
+    other.kill()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    os.kill(other.pid, 0)
+    assert not is_held(tmp_path / "lock")
+    with Lock(tmp_path / "lock"):
+        assert is_held(tmp_path / "lock")
+    other.wait()
+    assert not is_held(tmp_path / "lock")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

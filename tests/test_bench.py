@@ -11,7 +11,7 @@ import torch
 
 from experiments.benchmarks import __main__ as bench
 from experiments.benchmarks import clock, report, sampling, startup, training
-from experiments.benchmarks.clock import Ratio, ratio, take_turns
+from experiments.benchmarks.clock import Ratio, Spent, ratio, take_turns
 from experiments.benchmarks.parts import Halved, compose, enough
 
 TINY = (
@@ -33,6 +33,7 @@ def pass_time(monkeypatch):
     """A clock that only moves when a task moves it."""
     now = [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clock, "processor_seconds", lambda: 0.5 * now[0])  # half of the time was somebody else's
 
     def move(seconds: float) -> None:
         now[0] += seconds
@@ -53,9 +54,10 @@ def test_turns_alternate_and_the_best_ones_count(pass_time):
 
     spent = take_turns({"a": ours, "b": theirs}, 3)
     assert "".join(order) == "ab" + "ab" + "ba" + "ab"
-    assert spent == {"a": [5.0, 2.0, 5.0], "b": [8.0, 8.0, 8.0]}
+    assert spent.wall == {"a": [5.0, 2.0, 5.0], "b": [8.0, 8.0, 8.0]}
+    assert spent.cpu == {"a": [2.5, 1.0, 2.5], "b": [4.0, 4.0, 4.0]}
     found = ratio("name", "text", spent, ("a", "b"), 0.25)
-    assert found.value == 0.25
+    assert (found.value, found.cpu) == (0.25, 0.25)
     assert found.passed
     assert found.spread == (0.25, 0.625)
     assert found.seconds == {"a": 2.0, "b": 8.0}
@@ -63,10 +65,15 @@ def test_turns_alternate_and_the_best_ones_count(pass_time):
 
 
 def test_what_both_sides_share_is_subtracted():
-    spent = {"a": [3.0, 4.0], "b": [9.0, 9.0], "network": [1.0, 2.0]}
-    assert ratio("name", "text", spent, ("a", "b"), without="network").value == 0.25
-    nothing = {"a": [3.0], "b": [math.inf], "network": [math.inf]}
-    assert not ratio("name", "text", nothing, ("a", "b"), without="network").passed
+    wall = {"a": [3.0, 4.0], "b": [9.0, 9.0], "network": [1.0, 2.0]}
+    spent = Spent(wall, {name: [2.0 * seconds for seconds in series] for name, series in wall.items()})
+    found = ratio("name", "text", spent, ("a", "b"), without="network")
+    assert (found.value, found.cpu) == (0.25, 0.25)
+    half = ratio("name", "text", spent, ("a", "b"), without="network", share=0.5)
+    assert half.value == 2.5 / 8.5
+    assert half.seconds == {"a": 3.0, "b": 9.0, "network": 0.5}
+    same = {name: [1.0] for name in wall}
+    assert not ratio("name", "text", Spent(same, same), ("a", "b"), without="network").passed
 
 
 def test_a_batch_grows_until_it_takes_long_enough(pass_time):
@@ -145,9 +152,10 @@ def test_a_step_by_hand_that_does_something_else_is_no_comparison(monkeypatch):
 
 def test_pauses_are_counted_only_where_they_overlap():
     turns = training.Turns([], [], 0)
-    turns.pauses = [(1.0, 2.0), (4.0, 7.0)]
-    assert turns.waited(1.5, 6.0) == 2.5
-    assert turns.waited(2.0, 4.0) == 0.0
+    turns.pauses = [((1.0, 10.0), (2.0, 20.0)), ((4.0, 40.0), (7.0, 70.0))]
+    assert turns.waited((1.5, 15.0), (6.0, 60.0), 0) == 2.5
+    assert turns.waited((1.5, 15.0), (6.0, 60.0), 1) == 25.0
+    assert turns.waited((2.0, 20.0), (4.0, 40.0), 0) == 0.0
 
 
 def test_the_published_step_is_the_recipe_of_the_step_by_hand():
@@ -170,7 +178,8 @@ def test_averages_and_commands(monkeypatch):
 
 
 def result(value: float, target: float | None, binding: bool = True) -> Ratio:
-    return Ratio("name", "ours / theirs", value, (value, value), target, {"a": value, "b": 1.0}, {"rounds": 1}, binding)
+    seconds, spread = {"a": value, "b": 1.0}, (value, value)
+    return Ratio("name", "ours / theirs", value, value, spread, target, seconds, {"rounds": 1}, binding)
 
 
 def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, capsys):

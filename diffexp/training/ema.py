@@ -108,7 +108,10 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move every average towards the network's present parameters; call after each optimiser step."""
-        present = [_wide(parameter) for parameter in self._parameters]
+        first = next(iter(self._averages.values()))
+        pairs = zip(self._parameters, first, strict=True)
+        # Asked for each of hundreds of tensors in every step: `_wide` would cost as much as the update itself.
+        present = [parameter if parameter.dtype == own.dtype else parameter.to(own.dtype) for parameter, own in pairs]
         for average, weight in zip(self._averages.values(), self._weights(), strict=True):
             torch._foreach_lerp_(average, present, weight)
         self.updates += 1

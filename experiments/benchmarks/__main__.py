@@ -18,9 +18,9 @@ from experiments.benchmarks.clock import Ratio
 from experiments.benchmarks.parts import single_thread
 
 MEASUREMENTS: dict[str, Callable[[], list[Ratio]]] = {
-    "wall": lambda: sampling.wall(12),
+    "wall": lambda: sampling.wall(40),
     "glue": lambda: sampling.glue(100),
-    "step": lambda: training.step(15),
+    "step": lambda: training.step(30),
     "start": lambda: startup.start(5),
     "average": lambda: startup.average(200),
 }

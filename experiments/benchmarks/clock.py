@@ -1,39 +1,62 @@
 """Timing on a machine that others use too: tasks take turns, and the best turn of each counts.
 
-What disturbs a computation only ever makes it slower, so the shortest of many turns is the nearest to its true cost;
-turns that alternate share slow and fast minutes fairly. Times are wall-clock seconds.
+What disturbs a computation only ever makes it slower, so the shortest of many short turns is the nearest to its true
+cost; turns that alternate share slow and fast minutes fairly. Results are of wall-clock seconds; the processor's own
+seconds stand beside them, and where the two ratios differ, somebody else had the processor.
 """
 
 from __future__ import annotations
 
 import gc
 import math
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Times = Mapping[str, Sequence[float]]
+Series = Mapping[str, Sequence[float]]
 
 
-def take_turns(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each task in each round, after one round that does not count; every second round runs backwards."""
+def processor_seconds() -> float:
+    """Seconds that processors have worked for this process and for its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of each task, one for each round.
+
+    Attributes:
+        wall: by the clock on the wall.
+        cpu: by the processors' own account.
+    """
+
+    wall: Series
+    cpu: Series
+
+
+def take_turns(tasks: Mapping[str, Callable[[], object]], rounds: int) -> Spent:
+    """What each task takes in each round, after one round that does not count; every second round runs backwards."""
     for task in tasks.values():
         task()
-    spent: dict[str, list[float]] = {name: [] for name in tasks}
+    wall: dict[str, list[float]] = {name: [] for name in tasks}
+    cpu: dict[str, list[float]] = {name: [] for name in tasks}
     collects = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         for place in range(rounds):
             for name in list(tasks)[:: -1 if place % 2 else 1]:
-                began = time.perf_counter()
+                began, worked = time.perf_counter(), processor_seconds()
                 tasks[name]()
-                spent[name].append(time.perf_counter() - began)
+                cpu[name].append(processor_seconds() - worked)
+                wall[name].append(time.perf_counter() - began)
     finally:
         if collects:
             gc.enable()
-    return spent
+    return Spent(wall, cpu)
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,7 @@ class Ratio:
         name: what was measured, unique in a run.
         text: numerator / denominator, in words.
         value: best turn over best turn.
+        cpu: the same of processor seconds.
         spread: quartiles of the ratios within single rounds, for the reader's trust.
         target: the largest value that is good; None where there is no such number.
         seconds: best turns, side information.
@@ -54,6 +78,7 @@ class Ratio:
     name: str
     text: str
     value: float
+    cpu: float
     spread: tuple[float, float]
     target: float | None
     seconds: Mapping[str, float]
@@ -74,11 +99,11 @@ class Ratio:
 def ratio(
     name: str,
     text: str,
-    spent: Times,
+    spent: Spent,
     pair: tuple[str, str],
     target: float | None = None,
-    scale: float = 1.0,
     without: str | None = None,
+    share: float = 1.0,
     binding: bool = True,
     **notes: float | int | str,
 ) -> Ratio:
@@ -88,17 +113,23 @@ def ratio(
         name, text, target, binding, notes: see `Ratio`.
         spent: what `take_turns` returned.
         pair: the tasks above and below the line.
-        scale: factor on the time below the line.
-        without: a task whose time is subtracted above and below.
+        without: a task whose time is subtracted above and below, so much of it as `share` says.
     """
-    base = [0.0] * len(spent[pair[0]]) if without is None else spent[without]
-
-    def quotient(above: float, below: float, less: float) -> float:
-        return (above - less) / (scale * below - less)
-
-    above, below = (spent[task] for task in pair)
-    single = [quotient(*times) for times in zip(above, below, base, strict=True)]
+    wall, cpu = (_columns(series, pair, without, share) for series in (spent.wall, spent.cpu))
+    single = [_quotient(*turn) for turn in zip(*wall, strict=True)]
     low, _, high = statistics.quantiles(single, n=4) if len(single) > 1 else single * 3
-    best = {task: min(spent[task]) for task in (*pair, *([without] if without else []))}
-    value = quotient(best[pair[0]], best[pair[1]], min(base))
-    return Ratio(name, text, value, (low, high), target, best, {"rounds": len(single), **notes}, binding)
+    best = [min(column) for column in wall]
+    seconds = dict(zip((*pair, without), best, strict=True)) if without else dict(zip(pair, best[:2], strict=True))
+    value, worked = _quotient(*best), _quotient(*(min(column) for column in cpu))
+    return Ratio(name, text, value, worked, (low, high), target, seconds, {"rounds": len(single), **notes}, binding)
+
+
+def _columns(series: Series, pair: tuple[str, str], without: str | None, share: float) -> list[list[float]]:
+    """Seconds above the line, below it, and of what is subtracted."""
+    above, below = (list(series[task]) for task in pair)
+    less = [0.0] * len(above) if without is None else [share * seconds for seconds in series[without]]
+    return [above, below, less]
+
+
+def _quotient(above: float, below: float, less: float) -> float:
+    return (above - less) / (below - less) if below != less else math.inf

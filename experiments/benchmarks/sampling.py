@@ -25,7 +25,7 @@ FORWARD = 0.020  # seconds that a bare forward pass takes at least
 WALL_TARGET, GLUE_TARGET = 1.05, 0.35
 
 
-def wall(rounds: int, words: tuple[str, ...] = REDUCED, forward: float = FORWARD, steps: int = 10) -> list[Ratio]:
+def wall(rounds: int, words: tuple[str, ...] = REDUCED, forward: float = FORWARD, steps: int = 5) -> list[Ratio]:
     """Wall time of whole `Sampler.sample` calls, noise included, over NFE bare forward passes.
 
     A guided step evaluates the network once on twice the batch and counts two evaluations an image, so that its bare
@@ -58,7 +58,7 @@ def wall(rounds: int, words: tuple[str, ...] = REDUCED, forward: float = FORWARD
             "forward": passes(seen, count),
         }
         spent = take_turns(tasks, rounds)
-        each = min(spent["forward"]) / count
+        each = min(spent.wall["forward"]) / count
         text = f"{sampler.name}, {nfe} NFE: wall / {count} bare forward passes at batch {seen}"
         notes = {"nfe": nfe, "batch": batch, "forward_ms": 1e3 * each}
         found.append(ratio(f"wall_{sampler.name}", text, spent, ("sampler", "forward"), WALL_TARGET, **notes))
@@ -83,12 +83,12 @@ def glue(rounds: int, shape: tuple[int, ...] = (64, 3, 32, 32), budgets: tuple[i
             pair = f"diffexp_{name}", f"diffusers_{name}"
             count = 2 * (nfe // 2) - 1 if name == "heun" else nfe
             text = f"{name.replace('_', ', ')}, {count} NFE: glue / diffusers' glue"
-            # Heun's loop has one evaluation less than the network's own row: its share is taken in proportion.
-            share = {**spent, "network": [seconds * count / nfe for seconds in spent["network"]]}
-            less = min(share["network"])
-            notes = {f"{side}_us_per_nfe": 1e6 * (min(spent[task]) - less) / count
+            share = count / nfe  # Heun's loop may have one evaluation less than the network's own row
+            less = share * min(spent.wall["network"])
+            notes = {f"{side}_us_per_nfe": 1e6 * (min(spent.wall[task]) - less) / count
                      for side, task in zip(("diffexp", "diffusers"), pair, strict=True)}  # fmt: skip
-            made = ratio(f"glue_{name}_{count}", text, share, pair, target, without="network", nfe=count, **notes)
+            row = f"glue_{name}_{count}"
+            made = ratio(row, text, spent, pair, target, without="network", share=share, nfe=count, **notes)
             found.append(made)
     return found
 

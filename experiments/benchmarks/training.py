@@ -17,13 +17,19 @@ from diffexp.tasks.build import Parts, initialised_network
 from diffexp.training.fit import fit
 from diffexp.training.module import DiffusionModule
 from diffexp.training.settings import Device, Training
-from experiments.benchmarks.clock import Ratio, ratio
+from experiments.benchmarks.clock import Ratio, Spent, processor_seconds, ratio
 from experiments.benchmarks.parts import REDUCED, compose, enough, normal
 
 STEP, TARGET = 0.050, 1.08  # seconds that a step by hand takes at least; the largest ratio that passes
-BLOCK = 10  # steps between two turns, and between two lines of metrics
+BLOCK = 5  # steps between two turns, and between two lines of metrics
 WORDS = (*REDUCED, "network.class_conditional=false", "dataset.labels=false", "optimizer.warmup_steps=0")
 Batch = Mapping[str, Tensor]
+Moment = tuple[float, float]
+
+
+def now() -> Moment:
+    """Seconds of the wall clock, and of the processors."""
+    return time.perf_counter(), processor_seconds()
 
 
 class ByHand:
@@ -74,7 +80,7 @@ class Turns:
         last: number of steps that each side takes.
 
     Attributes:
-        spent: seconds of each turn of each of the steps by hand, in the order given.
+        spent: (begin, end) of each turn of each of the steps by hand, in the order given.
         pauses: (begin, end) of all the time that `fit` had to wait for them.
     """
 
@@ -82,8 +88,8 @@ class Turns:
         self.batches = batches
         self.hands = hands
         self.last = last
-        self.spent: list[list[float]] = [[] for _ in hands]
-        self.pauses: list[tuple[float, float]] = []
+        self.spent: list[list[tuple[Moment, Moment]]] = [[] for _ in hands]
+        self.pauses: list[tuple[Moment, Moment]] = []
 
     def batch(self, place: int) -> Batch:
         """The batch of step `place`: few images, but always new positions."""
@@ -97,32 +103,33 @@ class Turns:
             yield self.batch(place)
 
     def _turn(self, first: int) -> None:
-        began = time.perf_counter()
+        began = now()
         for hand, spent in zip(self.hands, self.spent, strict=True):
-            since = time.perf_counter()
+            since = now()
             for place in range(first, first + BLOCK):
                 hand.step(self.batch(place))
-            spent.append(time.perf_counter() - since)
-        self.pauses.append((began, time.perf_counter()))
+            spent.append((since, now()))
+        self.pauses.append((began, now()))
 
-    def waited(self, begin: float, end: float) -> float:
-        """Seconds of pauses between two moments."""
-        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self.pauses)
+    def waited(self, begin: Moment, end: Moment, clock: int) -> float:
+        """Seconds of pauses between two moments, by the wall (clock 0) or by the processors (1)."""
+        pauses = [(first[clock], last[clock]) for first, last in self.pauses]
+        return sum(max(0.0, min(end[clock], last) - max(begin[clock], first)) for first, last in pauses)
 
 
 class Stamped(DiffusionModule):
     """A module that notes when each step begins."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.stamps.append(time.perf_counter())
+        self.stamps.append(now())
         super().on_train_batch_start(batch, batch_idx)
 
 
 def step(rounds: int, words: tuple[str, ...] = WORDS, seconds: float = STEP) -> list[Ratio]:
     """A step of `fit`, with everything that a run does in it, over a step by hand.
 
-    The unit is a block of ten steps, one of which writes a line of metrics; the first block is warm-up. The batches lie
-    ready on both sides. That both do the same work is checked at the end: their networks have to agree.
+    The unit is a block of five steps, one of which writes a line of metrics; the first block is warm-up. The batches
+    lie ready on both sides. That both do the same work is checked at the end: their networks have to agree.
 
     Raises:
         RuntimeError: when they do not.
@@ -132,13 +139,12 @@ def step(rounds: int, words: tuple[str, ...] = WORDS, seconds: float = STEP) -> 
     size = enough(lambda batch: lambda: warm.step(_batches(parts, batch, 1)[0]), 1.25 * seconds)
     hands = [ByHand(parts), ByHand(parts, keyed=False)]
     turns = Turns(_batches(parts, size, 4), hands, BLOCK * (rounds + 2))
-    module, blocks = _fit(parts, turns, size)
+    module = _fit(parts, turns, size)
     difference = _difference(parts, module.network, hands[0].network)
     if not difference < 0.01:
         raise RuntimeError(f"the steps by hand train another network: outputs differ by {difference:.1e}")
-    by_hand, torch_noise = (seconds[1:-1] for seconds in turns.spent)
-    spent = {"fit": blocks, "by_hand": by_hand, "torch_noise": torch_noise}
-    each = min(by_hand) / BLOCK
+    spent = Spent(*(_series(turns, module.stamps, clock) for clock in (0, 1)))
+    each = min(spent.wall["by_hand"]) / BLOCK
     notes = {"batch": size, "step_ms": 1e3 * each, "outputs_differ": difference}
     text = "a training step of fit / the same step by hand"
     return [
@@ -153,8 +159,8 @@ def _batches(parts: Parts, size: int, n: int) -> list[Batch]:
     return [{"image": image, "position": torch.arange(size)} for image in images.split(size)]
 
 
-def _fit(parts: Parts, turns: Turns, size: int) -> tuple[Stamped, list[float]]:
-    """The trained module, and the seconds of each block, without pauses; the first and the last block are left out."""
+def _fit(parts: Parts, turns: Turns, size: int) -> Stamped:
+    """The trained module."""
     network, device = initialised_network(parts, 0), Device(accelerator="cpu")
     record = {"config": "benchmark: step", "data": {}, "revision": None}
     module = Stamped(parts.denoiser(network), parts.objective, parts.optimizer, parts.ema, 0, record)
@@ -162,8 +168,16 @@ def _fit(parts: Parts, turns: Turns, size: int) -> tuple[Stamped, list[float]]:
     training = Training(turns.last, size, log_every=BLOCK, checkpoint_every=10 * turns.last, keep=0, workers=0)
     with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
         fit(module, turns, training, device, Path(folder), stop, progress_bar=False)
-    edges = module.stamps[BLOCK::BLOCK]
-    return module, [end - begin - turns.waited(begin, end) for begin, end in pairwise(edges)]
+    return module
+
+
+def _series(turns: Turns, stamps: list[Moment], clock: int) -> dict[str, list[float]]:
+    """Seconds of each block, by one of the clocks, without pauses; the first block and the last one are left out."""
+    hands = [[end[clock] - begin[clock] for begin, end in spent[1:-1]] for spent in turns.spent]
+    blocks = [
+        end[clock] - begin[clock] - turns.waited(begin, end, clock) for begin, end in pairwise(stamps[BLOCK::BLOCK])
+    ]
+    return {"fit": blocks, "by_hand": hands[0], "torch_noise": hands[1]}
 
 
 @torch.no_grad()

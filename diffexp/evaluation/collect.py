@@ -17,8 +17,7 @@ from diffexp.launch.sweep import JobRecord, read_sweep
 
 # Keys that say nothing about a run, or are columns of its results.
 _SILENT = (
-    "choices", "task", "runs", "ckpt", "paper", "sampler", "grid", "evaluation", "logger", "plugins", "compile",
-    "sweep", "a", "b",
+    "choices", "task", "runs", "ckpt", "sweep", "a", "b", "paper", "sampler", "grid", "evaluation", "logger", "plugins",
 )  # fmt: skip
 
 

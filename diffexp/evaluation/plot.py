@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _STYLES = (
     ("#b08900", "v", (0, (5, 1, 1, 1, 1, 1))),
     ("#555555", "P", (0, (1, 1))),
 )
+_SIZE = (6.4, 4.2)  # inches
 _FLOOR = "real"
 _WIDTH = 92  # letters in a line of the notes: a line that is wider than the figure leaves no room for the axes
 
@@ -46,15 +48,20 @@ def draw_distance(
 
     style = {"svg.hashsalt": "diffexp", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        looks = _looks(arms)
+        beside = _beside(list(looks))
+        figure = Figure(figsize=(_SIZE[0] + beside, max(_SIZE[1], 1.6 + 0.19 * len(looks))), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        labels = list(dict.fromkeys(arm.label for arm in arms))
-        for place, label in enumerate(labels):
-            _curve(axes, [arm for arm in arms if arm.label == label], place)
+        for label, look in looks.items():
+            _curve(axes, [arm for arm in arms if arm.label == label], look)
         _floor(axes, controls)
         _scale(axes, arms, controls)
         _words(axes, arms, controls, protocol, title)
+        if beside:
+            figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+        else:
+            axes.legend(framealpha=0.85, edgecolor="none", ncols=2 if len(looks) > 4 else 1)
         files = [path.with_suffix(".png"), path.with_suffix(".svg")]
         for file in files:
             with atomic_path(file) as temporary:
@@ -63,17 +70,58 @@ def draw_distance(
     return files
 
 
-def _curve(axes: Any, arms: list[Summary], place: int) -> None:
-    """One sampler; `place` picks its look (the seventh repeats the first with filled markers)."""
-    colour, marker, dashes = _STYLES[place % len(_STYLES)]
-    filled = place // len(_STYLES) % 2 == 1
+@dataclass(frozen=True)
+class _Look:
+    """How a curve is drawn."""
+
+    colour: Any
+    marker: str
+    dashes: Any
+    filled: bool = False
+
+
+def _looks(arms: Sequence[Summary]) -> dict[str, _Look]:
+    """Label -> look. Of several runs with several samplers each, the colour is the run and the marker the sampler."""
+    kinds = {arm.label: (arm.tag, arm.plain_label) for arm in arms}
+    tags, samplers = (list(dict.fromkeys(kind[part] for kind in kinds.values())) for part in (0, 1))
+    if len(tags) == 1 or len(samplers) == 1:
+        colours = _colours(len(kinds))
+        return {
+            label: _Look(colours[place], *_STYLES[place % len(_STYLES)][1:], place // len(_STYLES) % 2 == 1)
+            for place, label in enumerate(kinds)
+        }
+    colours = _colours(len(tags))
+    looks = {}
+    for label, (tag, sampler) in kinds.items():
+        place = samplers.index(sampler)
+        looks[label] = _Look(colours[tags.index(tag)], *_STYLES[place % len(_STYLES)][1:], place >= len(_STYLES))
+    return looks
+
+
+def _colours(count: int) -> list[Any]:
+    """Colours that can be told apart: the six of the styles, or for more of them a scale from dark to light."""
+    if count <= len(_STYLES):
+        return [style[0] for style in _STYLES]
+    import matplotlib
+
+    return [matplotlib.colormaps["viridis"](0.92 * place / (count - 1)) for place in range(count)]
+
+
+def _beside(labels: Sequence[str]) -> float:
+    """Inches for a legend beside the axes; 0 where it has room in them."""
+    longest = max(map(len, labels), default=0)
+    return 0.0 if len(labels) <= 6 and longest <= 30 else 0.7 + 0.072 * longest
+
+
+def _curve(axes: Any, arms: list[Summary], look: _Look) -> None:
+    """One sampler of one run."""
     budgets, means = [arm.nfe for arm in arms], [arm.mean for arm in arms]
     below = [arm.mean - arm.minimum for arm in arms]
     above = [max(arm.values) - arm.mean for arm in arms]
     axes.errorbar(
-        budgets, means, (below, above), label=arms[0].label, color=colour, linestyle=dashes,
-        marker=marker, markersize=6, markerfacecolor=colour if filled else "white", markeredgewidth=1.5, linewidth=1.6,
-        capsize=3,
+        budgets, means, (below, above), label=arms[0].label, color=look.colour, linestyle=look.dashes,
+        marker=look.marker, markersize=6, markerfacecolor=look.colour if look.filled else "white", markeredgewidth=1.5,
+        linewidth=1.6, capsize=3,
     )  # fmt: skip
 
 
@@ -134,4 +182,3 @@ def _words(
     axes.set_title(title, fontsize=11, loc="left")
     axes.grid(True, which="major", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.legend(framealpha=0.85, edgecolor="none", ncols=2 if len({arm.label for arm in arms}) > 4 else 1)

@@ -11,14 +11,14 @@ from PIL import Image
 from diffexp.core.errors import DiffexpError
 from diffexp.evaluation.grid import draw_grid
 from diffexp.evaluation.markdown import table
-from diffexp.evaluation.plot import draw_distance
+from diffexp.evaluation.plot import _looks, draw_distance
 from diffexp.evaluation.protocol import write_protocol, write_provenance
 from diffexp.evaluation.published import incomparable
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import read_rows, write_rows
 from diffexp.evaluation.sweep import evaluate
-from diffexp.evaluation.table import Summary, spell_spread, summarise_arms, summarise_controls
+from diffexp.evaluation.table import Summary, spell_spread, summarise_arms, summarise_controls, summarise_groups
 
 CONFIG = """
 recipe: toy_recipe
@@ -190,3 +190,39 @@ def test_notes_of_any_length_leave_room_for_the_curves(tmp_path, found):
     draw_distance(summarise_arms(found.rows), controls, found.protocol, tmp_path / "plot")
     with Image.open(tmp_path / "plot.png") as image:
         assert image.size == (960, 630)
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_runs_and_samplers_stay_legible(tmp_path, found):
+    """The colour is the run, the marker the sampler; the legend stands beside the axes and is whole."""
+    rows = [row for row in found.rows if row.control is None]
+    tags = [f"optimizer.lr=0.00{i}, prediction=v" for i in range(8)]
+    arms = summarise_groups([(tag, rows) for tag in tags])
+    looks = _looks(arms)
+    assert list(looks) == [f"{name} ({tag})" for tag in tags for name in ("ddim", "heun")]
+    assert len(set(looks.values())) == 16
+    assert len({look.colour for look in looks.values()}) == 8
+    assert {label[:4]: look.marker for label, look in looks.items()} == {"ddim": "o", "heun": "s"}
+    (wide, _), (plain, _) = (
+        draw_distance(some, [], found.protocol, tmp_path / name)
+        for some, name in ((arms, "wide"), (summarise_arms(rows), "plain"))
+    )
+    with Image.open(wide) as image, Image.open(plain) as small:
+        assert small.size == (960, 630)
+        assert image.size[0] > 1400
+        assert image.size[1] == round((1.6 + 0.19 * 16) * 150)
+        pixels = np.asarray(image.convert("L"))
+    assert (pixels[:, -6:] == 255).all(), "nothing is cut off at the right"
+    assert (pixels[:, 960:] < 128).any(axis=0).mean() > 0.5, "the legend fills its place"
+
+
+def test_runs_that_say_the_same_are_told_apart(found):
+    rows = [row for row in found.rows if row.control is None]
+    other = [replace(row, value=row.value + 1) for row in rows]
+    alone, both = summarise_arms(rows), summarise_groups([("seed=0", rows), ("seed=1", other)])
+    assert [(arm.label, arm.nfe) for arm in both] == [
+        (f"{arm.label} (seed={seed})", arm.nfe) for seed in (0, 1) for arm in alone
+    ]
+    assert [arm.plain_label for arm in both] == [arm.label for arm in alone] * 2
+    assert [arm.values for arm in both[:4]] == [arm.values for arm in alone]
+    assert [arm.mean for arm in both[4:]] == pytest.approx([arm.mean + 1 for arm in alone])

@@ -30,6 +30,7 @@ class EvaluationSettings:
         controls: which of `real`, `noise`, `mean`, `resampled` are measured.
         nfe: a budget or a list of budgets for all samplers; None: each arm's own.
         nfe_policy: a budget that a sampler cannot meet is refused ("exact") or lowered to the next one ("below").
+        nfe_max: leave out the arms' own budgets above this one, and arms that have no other; None: keep all.
         only: evaluate this sampler alone; None: all arms.
         arms: the recipe's samplers with their budgets; built by `build_arms`.
         ema: which EMA profile is sampled from; None: the first.
@@ -50,6 +51,7 @@ class EvaluationSettings:
         controls: list[str] | None = None,
         nfe: int | list[int] | None = None,
         nfe_policy: Policy = "exact",
+        nfe_max: int | None = None,
         only: str | None = None,
         arms: dict[str, Any] | None = None,
         ema: str | None = None,
@@ -60,6 +62,8 @@ class EvaluationSettings:
             raise ConfigError(f"evaluation.n={n}: a distance needs at least 2 images")
         if batch_size < 1:
             raise ConfigError(f"evaluation.batch_size={batch_size}: must be at least 1")
+        if nfe_max is not None and nfe_max < 1:
+            raise ConfigError(f"evaluation.nfe_max={nfe_max}: a budget is at least one evaluation, or null for all")
         if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
             raise ConfigError(f"evaluation.seeds={seeds}: give different seeds >= 0, e.g. [0,1,2]")
         if not 0 <= grid_images <= n:
@@ -75,6 +79,7 @@ class EvaluationSettings:
         self.controls = list(dict.fromkeys(controls or ()))
         self.nfe = nfe
         self.nfe_policy = nfe_policy
+        self.nfe_max = nfe_max
         self.only = only
         self.ema = ema
         self.grid_images = grid_images
@@ -126,7 +131,8 @@ def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make) 
         make: builds an object from a node.
 
     Returns:
-        the recipe's arms, or with `evaluation.only` that sampler alone. `evaluation.nfe` replaces their budgets.
+        the recipe's arms, or with `evaluation.only` that sampler alone. `evaluation.nfe` replaces their budgets;
+        `evaluation.nfe_max` limits those that it does not replace.
 
     Raises:
         ConfigError: without samplers or budgets, or for a budget that cannot be met under `evaluation.nfe_policy`.
@@ -137,6 +143,8 @@ def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make) 
         nodes = {only: _alone(only, nodes, sampler)}
     if not nodes:
         nodes = {sampler["name"]: dict(sampler)}
+    if node.get("nfe") is None and node.get("nfe_max") is not None:
+        nodes = _limited(nodes, node["nfe_max"])
     arms = [_arm(name, entry, node.get("nfe"), make) for name, entry in nodes.items()]
     for arm in arms:
         arm.feasible(node.get("nfe_policy", "exact"))
@@ -174,6 +182,20 @@ def _alone(only: str, nodes: Mapping[str, Any], sampler: Mapping[str, Any]) -> d
     if only not in nodes:
         raise ConfigError(f"evaluation.only={only}: not among the arms; {nearest(only, [*nodes, sampler['name']])}")
     return dict(nodes[only])
+
+
+def _limited(nodes: Mapping[str, Any], largest: int) -> dict[str, Any]:
+    """The arms without their budgets above `largest`; those that have no other are left out."""
+    kept: dict[str, Any] = {}
+    for name, node in nodes.items():
+        own = node.get("nfe")
+        budgets = [own] if isinstance(own, int) else own
+        left = budgets and [budget for budget in budgets if budget <= largest]
+        if left or not budgets:  # an arm without any is refused later, by name
+            kept[name] = {**node, "nfe": left}
+    if not kept:
+        raise ConfigError(f"evaluation.nfe_max={largest}: all budgets of the arms are larger; add evaluation.nfe=[...]")
+    return kept
 
 
 def _arm(name: str, node: Mapping[str, Any], common: list[int] | None, make: Make) -> Arm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffexp.evaluation.describe import shorten
 from diffexp.evaluation.settings import Arm, build_arms
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, make_node
@@ -11,7 +12,7 @@ def main(config: Config) -> None:
     """Print parameters, data, training budget and the NFE plans of all arms."""
     parts = build(config)
     arms = build_arms(config["evaluation"], config["sampler"], make_node)
-    plans = [line for arm in arms for line in _plans(arm, parts, config)]
+    plans = [line for arm, name in zip(arms, _names(arms), strict=True) for line in _plans(arm, name, parts, config)]
     console.say("\n".join([*_summary(config, parts), *plans]))
 
 
@@ -39,7 +40,16 @@ def _size(parts: Parts) -> str:
     return f"{sum(parameter.numel() for parameter in parameters if parameter.requires_grad):,} parameters"
 
 
-def _plans(arm: Arm, parts: Parts, config: Config) -> list[str]:
+def _names(arms: list[Arm]) -> list[str]:
+    """What tells the arms apart: sampler with as few settings as that needs, and its grid where it needs that too."""
+    labels = [arm.label for arm in arms]
+    short, grids = shorten(labels), shorten(arm.grid for arm in arms)
+    names = [short[arm.label] + f" on {grids[arm.grid]}" * (labels.count(arm.label) > 1) for arm in arms]
+    width = max(8, *map(len, names))
+    return [name.ljust(width) for name in names]
+
+
+def _plans(arm: Arm, name: str, parts: Parts, config: Config) -> list[str]:
     sampler = arm.sampler
     sampler.check(parts.gives)
     lines = []
@@ -47,5 +57,5 @@ def _plans(arm: Arm, parts: Parts, config: Config) -> list[str]:
         times = sampler.times(parts.process, nfe).tolist()
         sampler.plan(parts.process, nfe)
         first = " ".join(f"{time:.4f}" for time in times[:3])
-        lines.append(f"  {sampler.name:<8} {nfe:>4} ({len(times) - 1:>3}): {first} ... {times[-1]:.4g}")
+        lines.append(f"  {name} {nfe:>4} ({len(times) - 1:>3}): {first} ... {times[-1]:.4g}")
     return lines

@@ -53,9 +53,21 @@ def test_a_recipe_without_arms_evaluates_its_sampler(make):
     assert _plan(build_arms({**NODE, "arms": {}, "nfe": [4]}, DDIM, make)) == {"ddim": [4]}
 
 
+def test_large_budgets_are_left_out_and_arms_that_have_no_other(make):
+    assert _plan(build_arms({**NODE, "nfe_max": 9}, DDIM, make)) == {"ddim": [5], "heun": [5, 9]}
+    one = {"ddim": {**DDIM, "nfe": 6}, "heun": {**HEUN, "nfe": [5, 9]}}
+    assert _plan(build_arms({**NODE, "arms": one, "nfe_max": 5}, DDIM, make)) == {"heun": [5]}
+    assert _plan(build_arms({**NODE, "arms": one, "nfe_max": 6}, DDIM, make)) == {"ddim": [6], "heun": [5]}
+
+
+def test_budgets_that_are_asked_for_have_no_limit(make):
+    assert _plan(build_arms({**NODE, "nfe": [13], "nfe_max": 9}, DDIM, make)) == {"ddim": [13], "heun": [13]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"nfe_max": 4}, "evaluation.nfe_max=4: all budgets of the arms are larger; add evaluation.nfe="),
         ({"only": "ddmi"}, "evaluation.only=ddmi: not among the arms; did you mean 'ddim'"),
         ({"arms": {}}, "evaluation.arms.ddim: no budgets"),
         ({"nfe": [0]}, "a budget is at least one evaluation"),
@@ -100,6 +112,7 @@ def test_settings_are_built_without_their_arms(make):
     ("changes", "message"),
     [
         ({"n": 1}, "evaluation.n=1"),
+        ({"nfe_max": 0}, "evaluation.nfe_max=0"),
         ({"seeds": [1, 1]}, "give different seeds"),
         ({"seeds": []}, "give different seeds"),
         ({"batch_size": 0}, "evaluation.batch_size=0"),

@@ -100,7 +100,6 @@ def obtain(config: Config, parts: Parts, start: Restored | None, place: Place, s
         if world.main:
             place.give_back()
     elif world.main:
-        note_folder(place.home.path)
         log.info("trained already: %s", place.names.complete())
     ranks.leave()
     return place.names.complete() if world.main else None
@@ -110,7 +109,7 @@ def _turn(place: Place, stop: StopRequest) -> str:
     """Wait until this job may train ("train") or need not any more ("trained"); the same answer on every rank."""
     world, announced = ranks.world(), ""
     while True:
-        turn = world.share(place.advance() if world.main else None)
+        turn = world.share(_advance(place) if world.main else None)
         if turn is not None:
             return turn
         if place.waiting != announced:
@@ -121,10 +120,18 @@ def _turn(place: Place, stop: StopRequest) -> str:
         stop.check("while waiting for another command's training")
 
 
+def _advance(place: Place) -> str | None:
+    """`place.advance`; a sweep hears of the job's folder as soon as there is one."""
+    known = place.home
+    turn = place.advance()
+    if place.home is not known:
+        note_folder(place.home.path)
+    return turn
+
+
 def _resume(config: Config, place: Place, start: Restored | None, data: str) -> tuple[str, tuple[str, int] | None]:
     """(folder of the training, (checkpoint, its step) or None), on rank 0."""
     run = place.training.path
-    note_folder(place.home.path)
     log.info("run folder: %s", place.home.path)
     resume = resume_newest(config, run, start, data)
     if resume is None:

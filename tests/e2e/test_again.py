@@ -19,6 +19,8 @@ import torch
 import diffexp.training.fit
 from diffexp.checkpoint.file import load
 from diffexp.evaluation.results import read_rows
+from diffexp.launch.folder import RunFolder
+from diffexp.launch.sweep import read_sweep
 from diffexp.sampler.loop import Sampler
 from tests.e2e.conftest import SMALL, Command
 
@@ -237,6 +239,33 @@ def test_runs_that_cannot_be_written_are_one_line(command: Command, tmp_path, mo
     assert "Not a directory" in answer.err
 
 
+def test_a_signal_ends_the_waiting(command: Command, trainings, tmp_path):
+    assert command(*TINY, "task=train").code == 0
+    (run,) = folders(tmp_path)
+    (run / "checkpoints" / "step_00000006.ckpt").unlink()
+    held = RunFolder.claim(run, "another job")
+
+    def stop() -> None:
+        while not any("waits for" in path.read_text() for path in tmp_path.glob("runs/*/*/status.json")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    answer = command(*TINY, "-m", "sampler=heun")
+    held.release()
+    assert answer.code == 143
+    assert "stopped by SIGTERM while waiting for another command's training; jobs not started: 0 of 1" in answer.err
+    own = folders(tmp_path)[1]
+    assert json.loads((own / "status.json").read_text())["state"] == "preempted"
+    (job,) = read_sweep(next((tmp_path / "runs" / "sweeps").iterdir()))
+    assert (job.state, job.folder) == ("preempted", f"../../gddim_vp/{own.name}")
+    assert not (own / "lock").exists()
+    assert trainings == [0]
+    assert command(*TINY, "sampler=heun").code == 0
+    assert trainings == [0, 4]
+
+
+@pytest.mark.slow
 def test_who_waits_takes_over_from_the_killed(command: Command, trainings, tmp_path):
     """A process trains; its command again is refused, another one waits; it is killed, and the other goes on."""
     long = [*TINY, "training.max_steps=80", "training.log_every=80"]

@@ -137,6 +137,16 @@ class Process(abc.ABC):
     def diffusion(self, t: Tensor) -> Operator:
         """G_t, per square root of a unit of time."""
 
+    def noise_rate(self, t: Tensor) -> Tensor:
+        """g(t)^2, where noise enters with one strength g: float64, the shape of `t`; ConfigError elsewhere."""
+        try:
+            return (2.0 * self.diffusion(t).log_det((1,))).exp()
+        except ValueError as error:
+            raise ConfigError(
+                f"process {self.name} has noise of several strengths: use objective=plain in place of diffusion or "
+                "likelihood"
+            ) from error
+
     @abc.abstractmethod
     def prior_factor(self, t: Tensor | None = None) -> Operator:
         """The factor of the law from which sampling starts, N(0, K K^T) around zero signal.
@@ -144,6 +154,10 @@ class Process(abc.ABC):
         Args:
             t: the grid's first time, (); None is t_prior.
         """
+
+    def stationary_factor(self) -> Operator | None:
+        """K of the law N(0, K K^T) that the process leaves as it is, F K K^T + K K^T F^T + G G^T = 0; None: no such."""
+        return None
 
     @abc.abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:

@@ -94,9 +94,13 @@ class CLD(Process):
         return block(0.0 * beta, self.m_inv * beta, -beta, -self._friction * self.m_inv * beta)
 
     def diffusion(self, t: Tensor) -> Block:
-        beta = self.beta(t)
-        zero = 0.0 * beta
-        return block(zero, zero, zero, (2.0 * self._friction * beta).sqrt())
+        rate = self.noise_rate(t)
+        zero = 0.0 * rate
+        return block(zero, zero, zero, rate.sqrt())
+
+    def noise_rate(self, t: Tensor) -> Tensor:
+        """2 Gamma beta, of the velocity; no noise enters the position."""
+        return 2.0 * self._friction * self.beta(t)
 
     def factor(self, t: Tensor, kind: FactorKind | None = None) -> Block:
         b = self.beta_integral(t)
@@ -111,10 +115,13 @@ class CLD(Process):
     def prior_factor(self, t: Tensor | None = None) -> Block:
         """diag(1, sqrt(M)) at t_max, as published; at earlier times the law of white data of unit variance."""
         if t is None or float(t) >= self.t_max:
-            return _diagonal(1.0, 1.0 / self._speed)
+            return self.stationary_factor()
         b = self.beta_integral(t)
         white = propagation(b, self.m_inv).carry(1.0, self.velocity_std**2)
         return (white + self._covariance(b)).factor()
+
+    def stationary_factor(self) -> Block:
+        return _diagonal(1.0, 1.0 / self._speed)
 
     def transition_factor(self, t: Tensor, s: Tensor) -> Block:
         """The noise of the equation itself: with "added", Sigma_t differs from what is moved and added by up to eps."""

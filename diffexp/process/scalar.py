@@ -58,6 +58,9 @@ class ScalarProcess(Process):
             return Scalar(1.0)
         return self.factor(torch.tensor(self.t_max, dtype=torch.float64) if t is None else t)
 
+    def stationary_factor(self) -> Scalar | None:
+        return Scalar(1.0) if self.variance_preserving else None
+
     def log_snr(self, t: Tensor) -> Tensor:
         return 2.0 * (self.log_alpha(t) - self.log_sigma(t))
 

@@ -15,7 +15,7 @@ On scalar processes order one is DDIM for lambda = 0 and DDPM's ancestral step f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -121,10 +121,9 @@ class GDDIM(Stepper):
         """As many as the order: fewer would never reach it."""
         return max(self.order, (self.corrector or 1) - 1)
 
-    @property
-    def visits_end(self) -> bool:
+    def visited(self, times: Tensor) -> Tensor:
         """A corrector also evaluates at the end of the last step."""
-        return self.corrector is not None
+        return times if self.corrector is not None else times[:-1]
 
     def evaluations(self, n: int) -> int:
         return n if self.corrector is None else 2 * n
@@ -146,7 +145,10 @@ class GDDIM(Stepper):
 
     def bind(self, plan: Plan, form: Form) -> Sequence[Row]:
         rows = [self._row(plan, form, k) for k in range(plan.n)]
-        if plan.last == "data":
+        if plan.last == "data" and plan.corrector:  # the last evaluation is that of the predicted state
+            same = Combination({1: plan.transition.identity()[plan.n - 1]})
+            rows[-1] = replace(rows[-1], noise_end=form.data[plan.n], corrected=same)
+        elif plan.last == "data":
             rows[-1] = Row(plan.n - 1, form.data[plan.n - 1], None)
         return rows
 

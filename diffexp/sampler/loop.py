@@ -151,10 +151,10 @@ class Sampler:
         def evaluate(u: Tensor, k: int) -> Prediction:
             return asked(u, points[k], conditions)
 
-        before, carry = denoiser.evaluations, []
+        before, carry, draws = denoiser.evaluations, [], self.stepper.draws
         u = prior.apply(start)
         for k, (stepper, row) in enumerate(steps):
-            u = stepper.step(u, row, evaluate, lambda k=k: noise.step(k), carry)
+            u = stepper.step(u, row, evaluate, lambda j=0, k=k: noise.step(k * draws + j), carry)
             if on_step is not None:
                 on_step(k, u)
         self._check_count(denoiser.evaluations - before, nfe, len(start))
@@ -172,12 +172,12 @@ class Sampler:
         if key not in made:
             process, dtype, device = denoiser.process, start.dtype, start.device
             times = self.times(process, nfe)
-            visited = times if self.stepper.visits_end else times[:-1]
+            visited = self.stepper.visited(times)
             rows = self.stepper.bind(self.plan(process, nfe), asked.form(process.marginal(visited)))
             steps: list[Step] = [(self.stepper, row) for row in cast_rows(rows, dtype, device)]
             if self.grid.last == "denoise_em":
-                visited = times
-                steps.append(_denoising(asked, times, dtype, device))
+                steps.append(_denoising(asked, times[-1:], len(visited), dtype, device))
+                visited = torch.cat([visited, times[-1:]])
             prior = process.prior_factor(times[0]).cast(dtype, device)
             made[key] = asked.prepare(visited, dtype, device), steps, prior
         return made[key]
@@ -187,16 +187,15 @@ class Sampler:
             raise SamplingError(f"sampler {self.name} declared {nfe} evaluations an image, used {counted / images:g}")
 
 
-def _denoising(denoiser: Denoiser, times: Tensor, dtype: torch.dtype, device: torch.device) -> Step:
-    """The step from the grid's last time to the data time.
+def _denoising(denoiser: Denoiser, end: Tensor, k: int, dtype: torch.dtype, device: torch.device | str) -> Step:
+    """The step from the grid's last time, the k-th one visited, to the data time.
 
     Raises:
         ConfigError: for a grid that ends there already.
     """
     process, stepper = denoiser.process, EulerMean()
-    end = times[-1:]
     if not float(end) > process.t_data:
         raise ConfigError(f"grid.last=denoise_em: needs grid.t_end above the data time, {process.t_data:g}")
     plan = stepper.plan(process, torch.cat([end, torch.full_like(end, process.t_data)]), "state")
     (row,) = stepper.bind(plan, denoiser.form(process.marginal(end)))
-    return stepper, replace(row, k=len(times) - 1).cast(dtype, device)
+    return stepper, replace(row, k=k).cast(dtype, device)

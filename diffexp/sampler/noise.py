@@ -19,7 +19,7 @@ class NoiseSource(Protocol):
         """The noise at the prior, (B, *)."""
 
     def step(self, k: int) -> Tensor:
-        """Fresh noise of sampler step k >= 0, (B, *)."""
+        """Fresh noise of draw k >= 0, (B, *): of step k for a sampler that draws once a step."""
 
 
 class KeyedNoise:
@@ -63,7 +63,7 @@ class FixedNoise:
 
     Args:
         initial: (B, *).
-        steps: one (B, *) tensor for each step that draws, by step number.
+        steps: one (B, *) tensor for each draw, by its number.
     """
 
     def __init__(self, initial: Tensor, steps: Sequence[Tensor] = ()) -> None:

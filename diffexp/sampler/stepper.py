@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,14 +21,16 @@ from diffexp.process.base import Process
 from diffexp.sampler.grid import Last
 
 Evaluate = Callable[[Tensor, int], Prediction]
-"""evaluate(u, k): the prediction at state u and grid time k; one call of the denoiser."""
-
-Draw = Callable[[], Tensor]
-"""draw(): fresh unit noise of this step, (B, *)."""
-
+"""evaluate(u, k): the prediction at state u and the k-th visited time; one call of the denoiser."""
 
 Carry = list[Any]
 """What a method with memory keeps from step to step of one run; empty at first."""
+
+
+class Draw(Protocol):
+    """draw(j): fresh unit noise (B, *), the j-th of this step, j = 0 .. draws - 1."""
+
+    def __call__(self, j: int = 0) -> Tensor: ...
 
 
 class Stepper(abc.ABC):
@@ -37,16 +39,20 @@ class Stepper(abc.ABC):
     Attributes:
         needs: the quantities of `Prediction` it reads; a denoiser that does not give them is refused.
         min_steps: the smallest number of steps that it can take.
-        visits_end: whether it evaluates also at the last time of the grid.
+        draws: how many draws of noise belong to a step, whether or not it uses them.
     """
 
     needs: frozenset[str] = frozenset({"data", "noise"})
     min_steps: int = 1
-    visits_end: bool = False
+    draws: int = 1
 
     def evaluations(self, n: int) -> int:
         """Calls of the denoiser in n >= 1 steps."""
         return n
+
+    def visited(self, times: Tensor) -> Tensor:
+        """The times at which it evaluates, in the order in which its rows count them; `times` (n + 1,) is the grid."""
+        return times[:-1]
 
     @abc.abstractmethod
     def plan(self, process: Process, times: Tensor, last: Last) -> Any:
@@ -54,10 +60,7 @@ class Stepper(abc.ABC):
 
     @abc.abstractmethod
     def bind(self, plan: Any, form: Form) -> Sequence[Any]:
-        """One row for each step: the plan composed with the form of the predictions at the visited times; float64.
-
-        These are the first n times of the grid, and the last one too for a stepper that visits it.
-        """
+        """One row for each step: the plan composed with the form of the predictions at the visited times; float64."""
 
     @abc.abstractmethod
     def step(self, u: Tensor, row: Any, evaluate: Evaluate, draw: Draw, carry: Carry) -> Tensor:

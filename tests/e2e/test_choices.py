@@ -46,6 +46,7 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     "process=ddpm": (TABLE.format("ddpm"), ["prediction.time=index"]),
     "process=iddpm": (TABLE.format("iddpm"), ["prediction.time=index"]),
     **{f"sampler={name}": BUDGETLESS for name in LAYOUT.choices["sampler"] if name not in ARMS},
+    "sampler=rk4": (BUDGETLESS[0], ["evaluation.nfe=[4,8]"]),
 }
 
 

@@ -20,6 +20,7 @@ from diffexp.objective.times import Times
 from diffexp.objective.weighting import Weighting
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser, told
+from diffexp.prediction.head import Head
 from diffexp.prediction.wrapper import NO_LABEL
 from diffexp.process.base import Process
 
@@ -52,10 +53,10 @@ class Denoising:
         self.reduce = reduce
         self.label_dropout = label_dropout
 
-    def check(self, process: Process) -> None:
-        """Raise ConfigError when no time is left to train on, or the weight has no meaning on `process`."""
+    def check(self, head: Head, process: Process) -> None:
+        """Raise ConfigError when no time is left to train on, or the weight has no meaning for them."""
         self.times.check(process)
-        self.weighting.check(process)
+        self.weighting.check(head, process)
 
     def __call__(self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], seed: int) -> Tensor:
         """The loss of a batch, a scalar tensor.

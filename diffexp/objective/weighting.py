@@ -10,7 +10,6 @@ import abc
 import torch
 from torch import Tensor
 
-from diffexp.core.errors import ConfigError
 from diffexp.prediction.head import Head
 from diffexp.process.base import Process
 
@@ -20,8 +19,9 @@ class Weighting(abc.ABC):
 
     name: str
 
-    def check(self, process: Process) -> None:  # noqa: B027 - most weights fit every process
-        """Raise ConfigError when this weight has no meaning on `process`."""
+    def check(self, head: Head, process: Process) -> None:
+        """Raise ConfigError when this weight has no meaning for the head's output on `process`."""
+        self.weight(head, process, torch.tensor([0.5 * (process.t_data + process.t_max)], dtype=torch.float64))
 
     @abc.abstractmethod
     def weight(self, head: Head, process: Process, t: Tensor) -> Tensor:
@@ -85,27 +85,18 @@ class SNRPlusOne(DataWeighting):
 
 
 class Diffusion(Weighting):
-    """G^2 / 2 on the noise error ("reweightedv1" of CLD-SGM's code), for isotropic processes."""
+    """G^2 / 2 on the noise error ("reweightedv1" of CLD-SGM's code), for noise of one strength."""
 
     name = "diffusion"
 
-    def check(self, process: Process) -> None:
-        middle = torch.tensor(0.5 * (process.t_data + process.t_max), dtype=torch.float64)
-        try:
-            process.diffusion(middle).log_det((1,))
-        except ValueError as error:
-            where = f"objective={self.name}"
-            raise ConfigError(f"{where} needs noise of one strength, unlike {process.name}: use plain") from error
-
     def weight(self, head: Head, process: Process, t: Tensor) -> Tensor:
-        noise = process.log_snr(t).exp() / head.data_weight(process, t)
-        return 0.5 * (2.0 * process.diffusion(t).log_det((1,))).exp() * noise
+        return 0.5 * process.noise_rate(t) * head.noise_weight(process, t)
 
 
-class Likelihood(Diffusion):
+class Likelihood(Weighting):
     """G^2 / 2 on the score error: an upper bound of the negative log-likelihood (Song et al. 2021b, theorem 1)."""
 
     name = "likelihood"
 
     def weight(self, head: Head, process: Process, t: Tensor) -> Tensor:
-        return super().weight(head, process, t) * (-2.0 * process.factor(t).log_det((1,))).exp()
+        return 0.5 * process.noise_rate(t) * head.score_weight(process, t)

@@ -71,6 +71,14 @@ class Head(abc.ABC):
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         """Squared `error` divided by the squared error of the data it implies: float64, the shape of `t`."""
 
+    def noise_weight(self, process: Process, t: Tensor) -> Tensor:
+        """The squared error of the noise divided by the squared `error` that it implies."""
+        return process.log_snr(t).exp() / self.data_weight(process, t)
+
+    def score_weight(self, process: Process, t: Tensor) -> Tensor:
+        """The squared error of the score divided by the squared `error` that it implies."""
+        return self.noise_weight(process, t) * (-2.0 * process.factor(t).log_det((1,))).exp()
+
 
 class Eps(Head):
     """The network predicts the unit noise e of u = A x0 + B y + L e (Ho et al. 2020).

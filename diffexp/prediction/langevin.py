@@ -116,6 +116,14 @@ class VelocityEps(Head):
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t)  # refused: there is no such ratio
 
+    def noise_weight(self, process: Process, t: Tensor) -> Tensor:
+        """Of the velocity's noise, which the output is."""
+        return torch.ones_like(t)
+
+    def score_weight(self, process: Process, t: Tensor) -> Tensor:
+        """Of the velocity's score: 1 / L_vv^2."""
+        return process.factor(t, "cholesky").values[..., 1, 1] ** -2.0  # type: ignore[attr-defined]
+
 
 def _check(process: Process, name: str) -> None:
     if not hasattr(process, "resting_variance"):

@@ -166,7 +166,7 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         training=make(config, "training"),
         device=make(config, "trainer"),
     )
-    parts.objective.check(parts.process)
+    parts.objective.check(parts.head, parts.process)
     if parts.trainable:
         _check_network(parts)
         parts.meta_denoiser()

@@ -86,9 +86,9 @@ def test_times_fill_their_interval_uniformly():
 def test_impossible_times_are_refused():
     for t_min in (-1.0, 1.0):
         with pytest.raises(ConfigError, match=rf"t_min={t_min}: must lie in \[0.0, 1.0\)"):
-            Denoising(Plain(), Uniform(t_min)).check(VP())
+            Denoising(Plain(), Uniform(t_min)).check(Eps(), VP())
     with pytest.raises(ConfigError, match="process vp has no table"):
-        Denoising(Plain(), Discrete()).check(VP())
+        Denoising(Plain(), Discrete()).check(Eps(), VP())
     with pytest.raises(ConfigError, match="strata=0"):
         Stratified(0)
 

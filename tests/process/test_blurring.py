@@ -180,8 +180,8 @@ REFUSED = [
     ),
     (lambda: HoogeboomBlurring(logsnr_max=-11.0), "process: needs logsnr_min < logsnr_max, got -10.0 and -11.0"),
     (
-        lambda: Denoising(Likelihood(), Uniform()).check(PROCESSES[0]),
-        "objective=likelihood needs .* unlike blurring: use plain",
+        lambda: Denoising(Likelihood(), Uniform()).check(Eps(), PROCESSES[0]),
+        "process blurring has noise of several strengths: use objective=plain",
     ),
     (
         lambda: OracleMixture([1.0], [0.0], [0.1]).check(PROCESSES[2], (2, 5, 8)),

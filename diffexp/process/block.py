@@ -19,6 +19,8 @@ class Block(Operator):
         values: float64 (2, 2) or (n, 2, 2), the matrices [[a, b], [c, d]].
     """
 
+    commutes = False
+
     def __init__(self, values: Tensor) -> None:
         if values.ndim not in (2, 3) or values.shape[-2:] != (2, 2):
             raise ValueError(f"a block operator has values (2, 2) or (n, 2, 2), got {tuple(values.shape)}")

@@ -25,7 +25,12 @@ class Operator(abc.ABC):
 
     Algebra: ``a @ b`` composes (b acts first), ``a + b`` and ``a - b`` add, ``c * a`` scales by a number or by a tensor
     of one number for each time. TypeError for operators of kinds that do not mix.
+
+    Attributes:
+        commutes: whether any two operators of this kind commute.
     """
+
+    commutes: bool = True
 
     def __matmul__(self, other: Operator) -> Operator:
         left, right = _alike(self, other)

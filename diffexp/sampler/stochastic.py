@@ -28,15 +28,16 @@ _GAUSS = (0.5 - math.sqrt(3.0) / 6.0, 0.5 + math.sqrt(3.0) / 6.0)
 def contraction(process: Process, s: Tensor, t: Tensor, lam: float) -> Operator:
     """Y of the steps from s to t < s, a batch of n operators.
 
-    lambda = 0 and 1 are known in closed form (Psihat = R_t R_s^-1, and Sigma_t Psi(s, t)^T Sigma_s^-1, Bayes' rule);
-    for others the equation is integrated.
+    lambda = 0 and 1 are known in closed form (Psihat = R_t R_s^-1, and Sigma_t Psi(s, t)^T Sigma_s^-1, Bayes' rule).
+    Where operators commute Y is that of lambda = 1 to the power lambda^2; for others the equation is integrated.
     """
     factor = process.factor(t, "R")
     if lam == 0.0:
         return factor.identity()
+    bayes = factor.transpose() @ process.transition(s, t).transpose() @ process.factor(s, "R").transpose().inverse()
     if lam == 1.0:
-        return factor.transpose() @ process.transition(s, t).transpose() @ process.factor(s, "R").transpose().inverse()
-    return _extrapolated(process, s, t, lam)
+        return bayes
+    return bayes.identity().geometric(bayes, lam**2) if bayes.commutes else _extrapolated(process, s, t, lam)
 
 
 def noise_factor(process: Process, t: Tensor, y: Operator) -> Operator:

@@ -200,6 +200,21 @@ class Member:
         error = np.abs(got - want.astype(np.float64)).max(initial=0.0)
         assert ratio <= 1.0, f"{where}: max error {error:.3g}, {ratio:.3g} times the allowed {rule} ({got.dtype})"
 
+    def keeps_away(self, role: str, got: Numbers) -> None:
+        """Compare how far an array that is not to be reproduced is from `got`: as far as the file says, within 1 %.
+
+        These are arrays whose own error was amplified to the size of the state; `measured` is their largest error.
+        """
+        __tracebackhide__ = True
+        want, measured = self.golden.array(self.outputs[role]), self["tol"][role]["measured"]
+        assert got.shape == want.shape, f"{self!r}, {role}: shape {tuple(got.shape)} instead of {want.shape}"
+        error = float(np.abs(np.asarray(got) - want).max())
+        ratio = abs(error / measured - 1.0) / 0.01
+        self.golden.worst[f"{self.family} (diverged)"] = max(
+            self.golden.worst.get(f"{self.family} (diverged)", 0.0), ratio
+        )
+        assert ratio <= 1.0, f"{self!r}, {role}: {error:.4g} away, but the file says {measured:.4g}"
+
     def repeats(self, role: str, *constants: float | str) -> None:
         """Check an input array that only repeats constants of `config`; a member without such an input passes."""
         __tracebackhide__ = True

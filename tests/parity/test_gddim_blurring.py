@@ -1,4 +1,4 @@
-"""Blurring against the gDDIM arrays: schedules, the loss, and the steps of first order.
+"""Blurring against the gDDIM arrays: schedules, the loss, coefficients and samples.
 
 The file's images have channels last, and its samplers walk in frequencies; ours walk in pixels.
 """
@@ -19,10 +19,12 @@ from diffexp.prediction.denoiser import Denoiser, NetworkDenoiser
 from diffexp.prediction.head import Eps
 from diffexp.process.blurring import Blurring, GDDIMBlurring, HoogeboomBlurring
 from diffexp.process.dct import DCT
+from diffexp.sampler.gddim import GDDIM, MAX_ORDER
 from diffexp.sampler.grid import Power
 from diffexp.sampler.linear import DDIM, Ancestral
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import FixedNoise
+from diffexp.sampler.stepper import Stepper
 from tests.parity.golden import Member
 from tests.parity.standin import per_image
 from tests.process.spectral import Spectral
@@ -41,8 +43,7 @@ def unknown(case: Member) -> str | None:
         f"alpha {process.get('alpha')}": process.get("alpha", ALPHA) != ALPHA,
         f"network of kind {net}": net not in {"bdm_tanh", "bdm_gauss"},
         f"grid of kind {words.get('grid', {}).get('kind')}": words.get("grid", {}).get("kind", "power") != "power",
-        "multistep": words.get("degree", 0) > 0,
-        f"lambda {words.get('lambda')}": words.get("lambda", 0.0) not in (0.0, 1.0),
+        f"degree {words.get('degree')}": words.get("degree", 0) >= MAX_ORDER,
         "denoising step": words.get("denoise", False),
     }
     return next((reason for reason, true in reasons.items() if true), None)
@@ -168,32 +169,37 @@ def test_loss(case):
     )
 
 
-def sampled(case: Member, stepper: DDIM | Ancestral, z: Tensor | tuple = ()) -> Tensor:
+def sampled(case: Member, stepper: Stepper, z: Tensor | tuple = ()) -> Tensor:
     noise = FixedNoise(pixels(case.input("yT")), z)
     return Sampler("parity", stepper, grid_of(case)).sample(denoiser_of(case), noise, case["n"]).images
 
 
+def steppers(case: Member) -> list[Stepper]:
+    """gDDIM of the member's order; for the first one DDIM is the same."""
+    return [GDDIM(case["degree"] + 1), *([DDIM()] if case["degree"] == 0 else [])]
+
+
 @pytest.mark.golden(FILE, "bdm_gddim", later=unknown)
 def test_deterministic_samples(case):
-    case.check("x", theirs(sampled(case, DDIM())))
+    for stepper in steppers(case):
+        case.check("x", theirs(sampled(case, stepper)))
 
 
 @pytest.mark.golden(FILE, "bdm_multistep", later=unknown)
 def test_deterministic_samples_in_frequencies(case):
-    case.check("y", spectrum(sampled(case, DDIM())))
+    for stepper in steppers(case):
+        case.check("y", spectrum(sampled(case, stepper)))
 
 
 @pytest.mark.golden(FILE, "bdm_ab", later=unknown)
-def test_coefficient_of_the_noise(case):
-    """What a DDIM step adds to Psi(s, t) u_t for each unit of noise; `coef` is the official quadrature of it."""
+def test_coefficients_of_the_noise_estimates(case):
+    """C_ij at some frequencies, zero for unknown estimates; `coef` is the official quadrature of them."""
     process = process_of(case)
-    t = grid_of(case).times(process, case["n"])
-    rows = DDIM().bind(DDIM().plan(process, t, "state"), Eps().form(process.marginal(t[:-1])))
+    times = grid_of(case).times(process, case["n"])
+    plan = GDDIM(case["degree"] + 1).plan(process, times, "state")
     i, j = torch.tensor(case["freq_ij"]).T
-    state, noise = (torch.stack([row.mix.terms[part].values for row in rows])[:, i, j] for part in (0, 1))
-    psi = process.transition(t[1:], t[:-1]).values[:, i, j]
-    torch.testing.assert_close(state, psi, rtol=1e-12, atol=0.0)
-    case.check_each(coef=noise[:, None], coef_ref=noise[:, None])
+    table = torch.stack([operator.values[:, i, j] for operator in plan.predictor], dim=1)
+    case.check_each(coef=table, coef_ref=table)
 
 
 @pytest.mark.golden(FILE, "bdm_gauss_exact", later=unknown)
@@ -204,10 +210,17 @@ def test_probability_flow_of_gaussian_data(case):
     case.check("y", spectrum(oracle.flow(pixels(case.input("yT")), t, s)))
 
 
-@pytest.mark.golden(FILE, "bdm_sto", later=unknown)
+def _other_form(case: Member) -> str | None:
+    ancestral = case["form"] == "ancestral" and case["lambda"] == 1.0
+    return unknown(case) or (None if case["form"] == "gddim" or ancestral else f"form {case['form']}")
+
+
+@pytest.mark.golden(FILE, "bdm_sto", later=_other_form)
 def test_stochastic_samples(case):
     """lambda 1 is ancestral sampling, lambda 0 is DDIM."""
-    z = pixels(case.input("z"))
+    z, lam = pixels(case.input("z")), case["lambda"]
     if not case["noise_on_last_step"]:
         z = torch.cat([z[: case["n"] - 1], torch.zeros_like(z[:1])])
-    case.check("y", spectrum(sampled(case, Ancestral() if case["lambda"] else DDIM(), z)))
+    same: dict[float, list[Stepper]] = {0.0: [DDIM()], 1.0: [Ancestral()]}
+    for stepper in (GDDIM(1, lam), *same.get(lam, [])):
+        case.check("y", spectrum(sampled(case, stepper, z)))

@@ -1,7 +1,4 @@
-"""Critically damped Langevin diffusion against the gDDIM and CLD-SGM arrays: schedules, transitions, reverse drifts.
-
-gDDIM's arrays have (x, v) on a last axis and channels before it; CLD-SGM's have x before v on the channels, as here.
-"""
+"""Critically damped Langevin diffusion against the gDDIM arrays: schedules, conversions and losses."""
 
 from __future__ import annotations
 
@@ -11,52 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffexp.process.cld import CLD
-from diffexp.sampler.grid import Power
+from diffexp.objective.denoising import Denoising
+from diffexp.objective.times import Uniform
+from diffexp.objective.weighting import Plain
+from diffexp.prediction.langevin import PhaseEps
 from tests.parity.golden import Member
-
-FILE = "gddim"
-LATER = {
-    "cld_*": "needs gDDIM on CLD",
-    "sgm_loss": "needs CLD-SGM's losses",
-    "sgm_grid": "needs CLD-SGM's grids",
-    "sgm_sampler": "needs CLD-SGM's samplers",
-    "sgm_ode_rk4": "needs an ODE solver on CLD",
-}
-KINDS = {"cld", "cld_sgm"}
-
-
-def unknown(case: Member) -> str | None:
-    """Why this member is not tested: the first of its settings that nothing here can do."""
-    config, words = case.golden.config, case.words
-    process = config["processes"].get(words.get("process"), {"kind": None})["kind"]
-    net = config["nets"].get(words.get("net"), {"kind": "sgm_tanh"})["kind"]
-    grid = words.get("grid", {}).get("kind", "power")
-    reasons = {
-        f"process of kind {process}": process not in KINDS,
-        f"network of kind {net}": net != "sgm_tanh",
-        f"grid of kind {grid}": grid != "power",
-    }
-    return next((reason for reason, true in reasons.items() if true), None)
-
-
-def process_of(case: Member, objective: str = "hsm") -> CLD:
-    """The member's process; CLD-SGM adds its epsilon to the variances at every time, gDDIM moves it along."""
-    said = case.golden.config["processes"][case["process"]]
-    shared = {word: said[word] for word in ("m_inv", "beta0", "beta1", "gamma")}
-    rules = {"cld": ("sigma0_eps", "transported"), "cld_sgm": ("numerical_eps", "added")}
-    eps, rule = rules[said["kind"]]
-    return CLD(**shared, eps=said[eps], eps_rule=rule, velocity=objective)
-
-
-def noise_multiplier(process: CLD, t: Tensor) -> Tensor:
-    """-1 / L_vv, which makes the velocity's score of its unit noise."""
-    return -1.0 / process.factor(t, "cholesky").values[..., 1, 1]
+from tests.parity.langevin import FILE, denoiser_of, each_time, grid_of, packed, process_of, unknown, unpacked
 
 
 @pytest.mark.golden(FILE, "inputs", later=unknown)
 def test_inputs_that_repeat_the_config(case):
-    """Constants named as [m_inv,...]; parameters of networks: all of one, one of its words, or all but the weight."""
+    """Constants named as [m_inv,...]; parameters of networks: all of one, one of its words, or all but the weight; the
+    numbers of steps of a family."""
     constants, nets = case.golden.config["processes"][case["process"]], case.golden.config["nets"].values()
     numbers = [[value for value in net.values() if not isinstance(value, str)] for net in nets]
     numbers += [value for words in numbers for value in words] + [_flat(words) for words in numbers]
@@ -67,6 +30,9 @@ def test_inputs_that_repeat_the_config(case):
         elif meaning == "net parameters":
             found = case.golden.array(key).tolist()
             assert found in numbers or found in [words[1:] for words in numbers if isinstance(words, list)], key
+        elif meaning == "step numbers":
+            lists = [member.words.get("n") for member in case.golden.members]
+            assert case.golden.array(key).tolist() in lists, key
 
 
 def _flat(words: list) -> list[float]:
@@ -102,64 +68,49 @@ def test_transitions(case):
 
 @pytest.mark.golden(FILE, "cld_grid", later=unknown)
 def test_grid(case):
-    said, process = case["grid"], process_of(case)
-    assert said["t_start"] == process.t_prior
-    case.check("times", Power(case["p"], t_end=said["t_end"]).times(process, case["n"]))
-
-
-def packed(u: Tensor) -> Tensor:
-    """(B, H, W, C, 2) as (B, 2C, H, W), x before v."""
-    return torch.cat([half.movedim(-1, 1) for half in u.unbind(-1)], dim=1)
-
-
-def unpacked(u: Tensor) -> Tensor:
-    """The inverse of `packed`."""
-    return torch.stack([half.movedim(1, -1) for half in u.chunk(2, dim=1)], dim=-1)
+    case.check("times", grid_of(case).times(process_of(case), case["n"]))
 
 
 @pytest.mark.golden(FILE, "cld_convert", later=unknown)
-def test_states_of_a_batch(case):
-    """Psi(t, 0) [x0; 0] + R z."""
-    process, z = process_of(case), packed(case.input("z"))
-    law = process.marginal(case.input("t"))
+def test_states_networks_and_scores(case):
+    """Psi(t, 0) [x0; 0] + R z; what the networks say at the stored state, and scores and noises that follow."""
+    process, z, t = process_of(case), packed(case.input("z")), case.input("t")
+    law = process.marginal(t)
     x0 = process.lift(case.input("x0").movedim(-1, 1))
     case.check_each(mean=unpacked(law.signal.apply(x0)), ut=unpacked(law.perturb(x0, z)))
+    u = packed(case.golden.tensor(case.outputs["ut"]))
+    net = denoiser_of(case, case["nets"]["tanh"])
+    output = net.output(u, net.time_input(t))
+    parts, plain = (u, output), PhaseEps().form(law)
+    found = {"net": output, "eps_plain": plain.noise(parts), "score": plain.score(parts)}
+    found["eps_mixed"] = PhaseEps(mixed=True).form(law).noise(parts)
+    found["eps_L"] = PhaseEps(factor="cholesky").target(law, x0, output, u)
+    for name, tag in case["nets"].items():
+        found[f"eps_{name}"] = each_time(t, lambda k, tag=tag: noise_at(case, tag, u[k : k + 1], t[k : k + 1]))
+    case.check_each(**{role: unpacked(value) for role, value in found.items()})
 
 
-@pytest.mark.golden(FILE, "sgm_schedule", later=unknown)
-def test_variances_and_multipliers(case):
-    t, found = case.input("t"), {}
-    for objective in ("hsm", "dsm"):
-        process = process_of(case, objective)
-        sigma = process.factor(t, "cholesky").covariance().values
-        found[f"var_{objective}"] = sigma.flatten(1)[:, [0, 1, 3]]
-        found[f"noise_multiplier_{objective}"] = noise_multiplier(process, t)
-    # G G^T = 2 Gamma beta on the velocity; the likelihood weighs the score with half of it.
-    found["loss_multiplier"] = 0.5 * process.diffusion(t).covariance().values[:, 1, 1]
-    case.check_each(**found)
+def noise_at(case: Member, net: str, u: Tensor, t: Tensor) -> Tensor:
+    """The noise estimate of a network for one state."""
+    denoiser = denoiser_of(case, net)
+    (point,) = denoiser.prepare(t, torch.float64, "cpu")
+    return denoiser(u, point).noise
 
 
-@pytest.mark.golden(FILE, "sgm_reverse", later=unknown)
-def test_reverse_drifts(case):
-    """-F u + G G^T score, half of the score for the probability flow; only the velocity's score enters."""
-    process, u, t = process_of(case, case["objective"]), case.input("u"), case.input("t")
-    noise = process.diffusion(t).covariance()
-    score = velocity_score(case, process, u, t)
-    back = -1.0 * process.drift(t).apply(u)
-    case.check_each(
-        drift_pf=back + 0.5 * noise.apply(score),
-        drift_sde=back + noise.apply(score),
-        diffusion=process.diffusion(t).apply(torch.ones_like(u)),
-    )
+def _other_reduction(case: Member) -> str | None:
+    strange = [loss["reduce"] for loss in case["losses"] if loss["reduce"] not in ("mean", "halfsum")]
+    return unknown(case) or (f"reduction {strange[0]}" if strange else None)
 
 
-def velocity_score(case: Member, process: CLD, u: Tensor, t: Tensor) -> Tensor:
-    """The stand-in's score of the velocity beside zeros for the position."""
-    said, (x, v) = case.golden.config["nets"][case["net"]], u.chunk(2, dim=1)
-    time = t[:, None, None, None]
-    output = torch.tanh(said["a"] * v - said["d"] * x) * torch.cos(said["b"] * time) + said["c"] * v
-    score = noise_multiplier(process, t)[:, None, None, None] * output
-    if case["mixed_score"]:
-        variance = process.factor(t, "cholesky").covariance().values[:, 1, 1]
-        score = score - v / variance[:, None, None, None]
-    return torch.cat([torch.zeros_like(score), score], dim=1)
+@pytest.mark.golden(FILE, "cld_loss", later=_other_reduction)
+def test_losses(case):
+    """Plain and mixed; the mean over everything, and half of the sum of an image."""
+    process, t, z = process_of(case), case.input("t"), packed(case.input("z"))
+    law = process.marginal(t)
+    x0 = process.lift(case.input("x0").movedim(-1, 1))
+    case.check_each(mean_ut=unpacked(law.signal.apply(x0)), ut=unpacked(law.perturb(x0, z)))
+    for loss in case["losses"]:
+        scale, reduce = {"mean": (1.0, "mean"), "halfsum": (0.5, "sum")}[loss["reduce"]]
+        objective = Denoising(Plain(), Uniform(), reduce=reduce)
+        losses = objective.losses(denoiser_of(case, mixed=loss["mixed_score"]), x0, z, t)
+        case.check(loss["role"], scale * losses.mean())

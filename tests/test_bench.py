@@ -60,6 +60,7 @@ def test_turns_alternate_and_the_best_ones_count(pass_time):
     assert (found.value, found.cpu) == (0.25, 0.25)
     assert found.passed
     assert found.spread == (0.25, 0.625)
+    assert found.notes == {"rounds": 3, "core_share": 0.5}
     assert found.seconds == {"a": 2.0, "b": 8.0}
     assert ratio("name", "text", spent, ("a", "b"), 0.2499).passed is False
 
@@ -179,7 +180,7 @@ def test_averages_and_commands(monkeypatch):
 
 def result(value: float, target: float | None, binding: bool = True) -> Ratio:
     seconds, spread = {"a": value, "b": 1.0}, (value, value)
-    return Ratio("name", "ours / theirs", value, value, spread, target, seconds, {"rounds": 1}, binding)
+    return Ratio("name", "ours / theirs", value, value, spread, target, seconds, {"core_share": 0.5}, binding)
 
 
 def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, capsys):
@@ -196,7 +197,9 @@ def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, ca
     assert bench.main(["--only", "some", "--out", str(tmp_path / "none")]) == 1
     streams = capsys.readouterr()
     assert "FAILED" in streams.out
-    assert streams.err.splitlines()[-1] == "failed: ours / theirs"
+    assert streams.err.splitlines()[-1] == (
+        "failed: ours / theirs: 0.400 > 0.35 (it had 50% of a core: repeat on a quiet machine)"
+    )
     assert not (tmp_path / "none").exists()
 
 

@@ -71,7 +71,7 @@ class Ratio:
         spread: quartiles of the ratios within single rounds, for the reader's trust.
         target: the largest value that is good; None where there is no such number.
         seconds: best turns, side information.
-        notes: further plain numbers of this measurement.
+        notes: further plain numbers of this measurement; `core_share` is how much of a core it had, 1 when undisturbed.
         binding: a missed target fails the whole run; otherwise it is information.
     """
 
@@ -121,7 +121,14 @@ def ratio(
     best = [min(column) for column in wall]
     seconds = dict(zip((*pair, without), best, strict=True)) if without else dict(zip(pair, best[:2], strict=True))
     value, worked = _quotient(*best), _quotient(*(min(column) for column in cpu))
-    return Ratio(name, text, value, worked, (low, high), target, seconds, {"rounds": len(single), **notes}, binding)
+    notes = {"rounds": len(single), "core_share": _share(spent, pair), **notes}
+    return Ratio(name, text, value, worked, (low, high), target, seconds, notes, binding)
+
+
+def _share(spent: Spent, pair: tuple[str, str]) -> float:
+    """How much of one core the tasks had while they ran; 1 on a quiet machine."""
+    wall, cpu = (sum(sum(series[task]) for task in pair) for series in (spent.wall, spent.cpu))
+    return cpu / wall if wall > 0.0 else math.nan
 
 
 def _columns(series: Series, pair: tuple[str, str], without: str | None, share: float) -> list[list[float]]:

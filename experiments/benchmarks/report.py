@@ -20,8 +20,8 @@ from experiments.benchmarks.clock import Ratio
 METHOD = (
     "Both sides of a ratio take turns in one process (commands: in processes of their own), after one turn that does "
     "not count. The ratio is the best turn over the best turn; the quartiles are those of the ratios within single "
-    "rounds. The same ratio of processor time tells whether others disturbed the measurement. The functions' "
-    "docstrings in `experiments/benchmarks` say what exactly is compared."
+    "rounds. The same ratio of processor time, and the share of a core that the turns had, tell whether others "
+    "disturbed the measurement. The functions' docstrings in `experiments/benchmarks` say what exactly is compared."
 )
 
 
@@ -56,7 +56,7 @@ def _processor() -> str:
 
 def table(results: Sequence[Ratio]) -> str:
     """A Markdown table, one line for each result."""
-    head = ["what", "ratio", "quartiles", "target", "", "of processor time", "best turns (ms), for orientation"]
+    head = ["what", "ratio", "quartiles", "target", "", "of processor time", "core", "best turns (ms), for orientation"]
     lines = [head, ["---"] * len(head)]
     for found in results:
         verdict = "" if found.target is None else "met" if found.met else "missed" if found.passed else "FAILED"
@@ -64,7 +64,8 @@ def table(results: Sequence[Ratio]) -> str:
         target = "" if found.target is None else f"<= {found.target:g}"
         seconds = ", ".join(f"{name} {1e3 * value:.4g}" for name, value in found.seconds.items())
         spread = f"{found.spread[0]:.3f} - {found.spread[1]:.3f}"
-        lines.append([found.text, f"{found.value:.3f}", spread, target, verdict, f"{found.cpu:.3f}", seconds])
+        core = f"{found.notes['core_share']:.0%}"
+        lines.append([found.text, f"{found.value:.3f}", spread, target, verdict, f"{found.cpu:.3f}", core, seconds])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

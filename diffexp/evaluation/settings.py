@@ -9,7 +9,7 @@ from typing import Any, Literal
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.core.image import Quantise
 from diffexp.evaluation.controls import CONTROLS
-from diffexp.evaluation.describe import describe_grid, describe_sampler, slug
+from diffexp.evaluation.describe import describe_grid, describe_sampler, shorten, slug
 from diffexp.evaluation.features import Extractor
 from diffexp.sampler.loop import Sampler
 
@@ -150,6 +150,13 @@ def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make) 
         arm.feasible(node.get("nfe_policy", "exact"))
     _require_distinct(list(nodes), arms)
     return arms
+
+
+def short_names(arms: list[Arm]) -> dict[str, Arm]:
+    """The arms by what tells them apart: as few of the sampler's settings as that needs, and the grid where it must."""
+    labels = [arm.label for arm in arms]
+    short, grids = shorten(labels), shorten(arm.grid for arm in arms)
+    return {short[arm.label] + f" on {grids[arm.grid]}" * (labels.count(arm.label) > 1): arm for arm in arms}
 
 
 def file_stems(arms: list[Arm]) -> dict[str, Arm]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from diffexp.evaluation.describe import shorten
-from diffexp.evaluation.settings import Arm, build_arms
+from diffexp.evaluation.settings import Arm, build_arms, short_names
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, make_node
 
@@ -12,7 +11,9 @@ def main(config: Config) -> None:
     """Print parameters, data, training budget and the NFE plans of all arms."""
     parts = build(config)
     arms = build_arms(config["evaluation"], config["sampler"], make_node)
-    plans = [line for arm, name in zip(arms, _names(arms), strict=True) for line in _plans(arm, name, parts, config)]
+    names = short_names(arms)
+    width = max(8, *map(len, names))
+    plans = [line for name, arm in names.items() for line in _plans(arm, name.ljust(width), parts, config)]
     console.say("\n".join([*_summary(config, parts), *plans]))
 
 
@@ -38,15 +39,6 @@ def _size(parts: Parts) -> str:
         return "in closed form, nothing to train"
     parameters = parts.meta_denoiser().network.parameters()
     return f"{sum(parameter.numel() for parameter in parameters if parameter.requires_grad):,} parameters"
-
-
-def _names(arms: list[Arm]) -> list[str]:
-    """What tells the arms apart: sampler with as few settings as that needs, and its grid where it needs that too."""
-    labels = [arm.label for arm in arms]
-    short, grids = shorten(labels), shorten(arm.grid for arm in arms)
-    names = [short[arm.label] + f" on {grids[arm.grid]}" * (labels.count(arm.label) > 1) for arm in arms]
-    width = max(8, *map(len, names))
-    return [name.ljust(width) for name in names]
 
 
 def _plans(arm: Arm, name: str, parts: Parts, config: Config) -> list[str]:

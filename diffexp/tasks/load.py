@@ -16,7 +16,7 @@ from diffexp.checkpoint.file import load as load_file
 from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.core.precision import exact_float32
-from diffexp.evaluation.settings import build_arms
+from diffexp.evaluation.settings import build_arms, short_names
 from diffexp.launch.find import find_run
 from diffexp.launch.plugins import allowed, permission
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
@@ -33,7 +33,7 @@ class Model:
 
     Attributes:
         denoiser: network, prediction and process; works in float32 on `device`.
-        samplers: by name.
+        samplers: by name, with the settings that tell arms of one name apart, e.g. gddim(order=3).
         shape: (C, H, W) of an image.
         num_classes: 0 for an unconditional model.
         config: the configuration it was trained with.
@@ -138,5 +138,5 @@ def _parts(config: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
 def _model(config: Mapping[str, Any], parts: Parts, network: nn.Module, device: str) -> Model:
     arms = build_arms(config["evaluation"], config["sampler"], make_node)
     denoiser = parts.denoiser(network.to(device).eval().requires_grad_(False))
-    samplers = {arm.name: arm.sampler for arm in arms}
+    samplers = {name: arm.sampler for name, arm in short_names(arms).items()}
     return Model(denoiser, samplers, parts.data.shape, parts.data.num_classes, config, torch.device(device))

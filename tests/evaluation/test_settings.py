@@ -3,7 +3,9 @@
 import pytest
 
 from diffexp.core.errors import ConfigError
-from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings, file_stems
+from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings, file_stems, short_names
+from diffexp.sampler.gddim import GDDIM
+from diffexp.sampler.grid import Power
 from diffexp.sampler.linear import DDIM as Stepper
 from diffexp.sampler.loop import Sampler
 
@@ -94,6 +96,20 @@ def test_file_names_tell_arms_apart(samplers):
     arms = [Arm(samplers["ddim"], (2,)), Arm(samplers["heun"], (3,)), Arm(clipped, (2,))]
     assert list(file_stems(arms)) == ["ddim", "heun", "ddim_clip"]
     assert list(file_stems([*arms, odd_arm := Arm(odd, (2,))]).values()) == [*arms, odd_arm]
+
+
+def test_short_names_have_what_tells_arms_apart(samplers):
+    grid = samplers["ddim"].grid
+    arms = [
+        Arm(samplers["heun"], (3,)),
+        Arm(Sampler("gddim", GDDIM(3), grid), (3,)),
+        Arm(Sampler("gddim", GDDIM(1, 0.5), grid), (3,)),
+        Arm(samplers["ddim"], (2,)),
+        Arm(Sampler("ddim", Stepper(), Power(p=3.0)), (2,)),
+    ]
+    names = ["heun", "gddim(order=3)", "gddim(order=1,lam=0.5)", "ddim on uniform", "ddim on power"]
+    assert list(short_names(arms)) == names
+    assert list(short_names(arms).values()) == arms
 
 
 def test_policy_below_lowers_budgets(samplers):

@@ -7,6 +7,7 @@ operators are composed in float64 before the loop, so that the loop makes one pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,8 +25,14 @@ class Combination:
     def __init__(self, terms: Mapping[int, Operator]) -> None:
         self.terms = dict(sorted(terms.items()))
         self._listed = tuple(self.terms.items())
-        only = self._listed[0] if len(self._listed) == 1 else None
-        self._same = only[0] if only is not None and only[1].is_identity() else None
+
+    @cached_property
+    def _same(self) -> int | None:
+        """Index of the part that the sum is, unchanged; None where it is none."""
+        if len(self._listed) != 1:
+            return None
+        index, operator = self._listed[0]
+        return index if operator.is_identity() else None
 
     def __repr__(self) -> str:
         return f"Combination({self.terms})"
@@ -69,4 +76,6 @@ class Combination:
 
     def cast(self, dtype: torch.dtype, device: torch.device | str) -> Combination:
         """Ready for parts of this type and device."""
-        return self.map(lambda operator: operator.cast(dtype, device))
+        made = self.map(lambda operator: operator.cast(dtype, device))
+        made._same = self._same  # asked on the device, the answer would have to be waited for
+        return made

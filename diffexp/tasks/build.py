@@ -166,6 +166,7 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         training=make(config, "training"),
         device=make(config, "trainer"),
     )
+    parts.head.check(parts.process)
     parts.objective.check(parts.head, parts.process)
     if parts.trainable:
         _check_network(parts)

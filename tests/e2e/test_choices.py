@@ -31,6 +31,7 @@ OWN = compose_jobs([normalise(SMALL, LAYOUT)], LAYOUT)[0].choices
 OTHER = [(group, choice) for group, choice in CHOICES if group == "network" or OWN[group] != choice]
 BUDGETLESS = ("no budgets; add e.g. evaluation.nfe=[10,20]", ["evaluation.nfe=[4,5]"])  # none of the recipe's arms
 ARMS = ("ddim", "ddpm", "heun")
+LANGEVIN = "of a Langevin process needs a velocity, unlike vp: use eps"
 TABLE = "prediction.time=999t: process {} counts its times: use index"
 
 # What a choice cannot do alone with this recipe, and the words with which it can.
@@ -43,6 +44,11 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
         ["process=ddpm", "prediction.time=index", "grid.t_end=null"],
     ),
     "objective/times=discrete": ("process vp has no table: give a number", ["objective.times.num_times=4"]),
+    "prediction=eps_cld": (LANGEVIN, ["process=cld"]),
+    "prediction=velocity": (  # gives the score alone, which DDIM and DDPM cannot use
+        LANGEVIN,
+        ["process=cld", "sampler=sscs", "evaluation.only=sscs", "evaluation.nfe=[4]"],
+    ),
     "process=ddpm": (TABLE.format("ddpm"), ["prediction.time=index"]),
     "process=iddpm": (TABLE.format("iddpm"), ["prediction.time=index"]),
     **{f"sampler={name}": BUDGETLESS for name in LAYOUT.choices["sampler"] if name not in ARMS},

@@ -73,14 +73,12 @@ def pinned(times: Tensor, start: float, end: float) -> Tensor:
 class Power(Grid):
     """Uniform in the p-th root of time: t_k = linspace(T^(1/p), t_end^(1/p), n + 1)^p (gDDIM's `ts_order`).
 
-    Time counts from the data: on a table, where these are at -1, it is t + 1. Counted from t_end instead, p = 2 is the
-    quadratic striding of CLD-SGM: tau_k = tau_n (1 - (1 - k / n)^2) in reversed time.
+    Time counts from the data: on a table, where these are at -1, it is t + 1.
 
     Args:
         p: the exponent, > 0; larger is denser near the data.
         t_end: see `Grid`.
         last: see `Grid`.
-        origin: where time is zero for the root: at the "data", or at the grid's "end".
 
     Raises:
         ConfigError: unless p > 0.
@@ -88,23 +86,32 @@ class Power(Grid):
 
     name = "power"
 
-    def __init__(
-        self,
-        p: float = 2.0,
-        t_end: float | None = None,
-        last: Last = "state",
-        origin: Literal["data", "end"] = "data",
-    ) -> None:
+    def __init__(self, p: float = 2.0, t_end: float | None = None, last: Last = "state") -> None:
         super().__init__(t_end, last)
         if not p > 0.0:
             raise ConfigError(f"grid.p={p}: must be > 0")
         self.p = p
-        self.origin = origin
 
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
-        zero, root = process.t_data if self.origin == "data" else end, 1.0 / self.p
-        roots = torch.linspace((start - zero) ** root, (end - zero) ** root, n + 1, dtype=torch.float64)
-        return pinned(zero + roots**self.p, start, end)
+        return _powers(self.p, n, process.t_data, start, end)
+
+
+class QuadraticStriding(Grid):
+    """CLD-SGM's quadratic striding: uniform in the square root of the time that is left until t_end.
+
+    In reversed time tau = T - t, tau_k = tau_n (1 - (1 - k / n)^2). `Power` with p = 2 counts from the data instead.
+    """
+
+    name = "quadratic_striding"
+
+    def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
+        return _powers(2.0, n, end, start, end)
+
+
+def _powers(p: float, n: int, zero: float, start: float, end: float) -> Tensor:
+    """n + 1 times that are uniform in the p-th root of the time since `zero`."""
+    roots = torch.linspace((start - zero) ** (1.0 / p), (end - zero) ** (1.0 / p), n + 1, dtype=torch.float64)
+    return pinned(zero + roots**p, start, end)
 
 
 class Uniform(Grid):

@@ -69,7 +69,7 @@ class Row:
 
 
 class SSCS(Stepper):
-    """The symmetric splitting; like Euler-Maruyama it is of weak order one, with a smaller error.
+    """The symmetric splitting; of weak order one, like Euler-Maruyama, but exact where nothing is to be learned.
 
     Args:
         second_half: the interval of time of the second half of A: its "own", or the "first" half's again, as in

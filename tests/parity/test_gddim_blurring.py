@@ -115,7 +115,7 @@ def test_inputs_that_repeat_the_config(case):
         if listed is not None:
             constants = config["processes"][case["process"]]
             assert case.golden.array(key).tolist() == [constants[name] for name in listed[1].split(",")], key
-        elif single is not None:
+        elif single is not None and single[2] in config["processes"]:
             word = "N" if single[1].startswith("image side") else "sigma_blur_max"
             assert case.golden.array(key).tolist() == config["processes"][single[2]][word], key
         elif meaning == "net parameters" and not any(key in net.values() for net in config["nets"].values()):

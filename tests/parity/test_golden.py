@@ -139,7 +139,8 @@ def test_other_names_orders_and_members_need_no_edit(tmp_path):
     names = ["gddim", "progressive_distillation", "bddm"]
     for name in names:
         make_variant(HERE / "golden" / f"{name}.npz", tmp_path / f"{name}.npz")
-    tests = [f"test_{name}.py" for name in names] + ["test_gddim_cld.py", "test_progressive_distillation_unet.py"]
+    parts = ["gddim_blurring", "gddim_cld", "gddim_cld_coefficients", "gddim_sgm", "progressive_distillation_unet"]
+    tests = [f"test_{name}.py" for name in (*names, *parts)]
     output, blocks = run(tmp_path, *tests)
     assert re.match(r"\d+ passed, \d+ skipped in", output.splitlines()[-1]), output[-2000:]
     assert f"no golden file {tmp_path / 'progressive_distillation_unet.npz'}" in output

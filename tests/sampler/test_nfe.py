@@ -40,6 +40,11 @@ PLACES = sorted({*GRIDS, *PROCESSES})
 # Where every budget is sampled; elsewhere these few are, and the others only planned or refused.
 WHOLE = {("vp", "uniform"), ("vp", "explicit"), ("ddpm", "stride")}
 FEW = (1, 2, 3, 10, 11, 49, 50)
+# What a sampler cannot do on a process at all, whatever the budget.
+REFUSED = {("sscs", name): f"sscs splits around a law that the process keeps, and {name} has" for name in RESTLESS} | {
+    ("ddpm", "cld_sgm"): "eps_rule=added: no posterior between two times",
+    ("gddim", "cld_sgm"): "eps_rule=added: no factor R",
+}
 
 
 class Counting(nn.Module):
@@ -144,8 +149,8 @@ def check_budgets(
 @pytest.mark.parametrize("name", LAYOUT.choices["sampler"])
 @pytest.mark.parametrize(("process", "grid"), PLACES)
 def test_declared_is_counted_or_refused(name: str, process: str, grid: str) -> None:
-    if name == "sscs" and process in RESTLESS:
-        with pytest.raises(ConfigError, match=f"sscs splits around a law that the process keeps, and {process} has"):
+    if (name, process) in REFUSED:
+        with pytest.raises(ConfigError, match=REFUSED[name, process]):
             count(built(name, process, grid), process_of(process), 10)
         return
     budgets = BUDGETS if (process, grid) in WHOLE else FEW
@@ -182,6 +187,10 @@ def test_orders_and_correctors_of_gddim(
     stepper: dict[str, Any], cost: tuple[Callable[[int], int], int], last: str
 ) -> None:
     check_budgets(built("gddim", "vp", "uniform", stepper, last), process_of("vp"), FEW, cost=cost)
+
+
+def test_gddim_in_the_factor_that_cld_sgm_has() -> None:
+    check_budgets(built("gddim", "cld_sgm", "uniform", {"factor": "cholesky"}), process_of("cld_sgm"), FEW)
 
 
 @pytest.mark.parametrize("name", LAYOUT.choices["sampler"])

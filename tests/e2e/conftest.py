@@ -25,6 +25,9 @@ SMALL = [
     "evaluation.arms.ddim.nfe=[5,10]",
     "evaluation.arms.ddpm.nfe=[5]",
     "evaluation.arms.heun.nfe=[5]",
+    "~evaluation.arms.order2",
+    "~evaluation.arms.order3",
+    "~evaluation.arms.em",
 ]
 """A recipe at quick scale, smaller still: a few seconds with evaluation."""
 

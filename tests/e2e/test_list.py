@@ -95,8 +95,10 @@ def test_a_recipe_and_its_run(command: Command, trained, tmp_path):
         assert answer.code == 0, answer.err
         texts.append(lines_of(answer.out))
     assert texts[1:] == texts[:1] * 2
-    overridden = {word.split("=")[0] for word in SMALL} - {"scale", "experiment"}
-    assert set(texts[0]) == {"key", *overridden}
+    overridden = {word.split("=")[0] for word in SMALL if "=" in word} - {"scale", "experiment"}
+    removed = tuple(word[1:] for word in SMALL if word.startswith("~"))
+    assert {key for key in texts[0] if not key.startswith(removed)} == {"key", *overridden}
+    assert {values[1] for key, values in texts[0].items() if key.startswith(removed)} == {"–"}
     assert texts[0]["network.channels"] == ("16", "8")
     assert not list(tmp_path.iterdir())
 

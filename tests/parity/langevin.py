@@ -6,6 +6,7 @@ gDDIM's arrays have (x, v) on a last axis and channels before it; CLD-SGM's have
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +47,24 @@ def unknown(case: Member) -> str | None:
     return next((reason for reason, true in reasons.items() if true), None)
 
 
-def process_of(case: Member, velocity: str = "hsm") -> CLD:
+@cache
+def _made(start: float | None, **numbers: float | str) -> CLD:
+    """One process for all members of the same numbers: what is derived from it is derived once."""
+    process = CLD(**numbers)
+    process.t_max = process.t_max if start is None else start
+    return process
+
+
+def process_of(case: Member, velocity: str = "hsm", start: float | None = None) -> CLD:
     """The member's process; CLD-SGM adds its epsilon to the variances at every time, gDDIM moves it along.
 
-    Its prior stands where the member's grid begins.
+    Its prior stands at `start`, or else where the member's grid begins.
     """
     said = case.golden.config["processes"][case["process"]]
     shared = {word: said[word] for word in ("m_inv", "beta0", "beta1", "gamma")}
     eps, rule = EPSILONS[said["kind"]]
-    process = CLD(**shared, eps=said[eps], eps_rule=rule, velocity=velocity)
-    process.t_max = case.words.get("grid", {}).get("t_start", said.get("T", process.t_max))
-    return process
+    start = start or case.words.get("grid", {}).get("t_start", said.get("T"))
+    return _made(start, **shared, eps=said[eps], eps_rule=rule, velocity=velocity)
 
 
 def packed(u: Tensor) -> Tensor:
@@ -104,13 +112,18 @@ class Remembering(Mixture):
         return kept[key]
 
 
+@cache
+def _mixture(process: CLD, weights: tuple[float, ...], means: tuple[float, ...], std: float) -> Remembering:
+    return Remembering(process, weights, means, [std] * len(weights))
+
+
 def denoiser_of(
     case: Member, net: str | None = None, mixed: bool = False, velocity: str = "hsm"
 ) -> NetworkDenoiser | Mixture:
     """The member's network, or the one of this name, on its process."""
     said, process = case.golden.config["nets"][net or case["net"]], process_of(case, velocity)
     if said["kind"] == "cld_mixture":
-        return Remembering(process, said["w"], said["mu"], [said["s"]] * len(said["w"]))
+        return _mixture(process, tuple(said["w"]), tuple(said["mu"]), said["s"])
     numbers = [said[word] for word in "abcd"]
     if said["kind"] == "sgm_tanh":
         return NetworkDenoiser(Velocity(*numbers), VelocityEps("t", mixed), process)

@@ -103,9 +103,8 @@ def test_moments(case):
 @pytest.mark.golden(FILE, "cld_dirac", later=unknown)
 def test_data_at_one_point(case):
     """Recovered on a grid of two steps: exactly, as the estimate is constant along a trajectory."""
-    process, times, start = process_of(case), case.input("times"), packed(case.input("uT"))
-    process.t_max = float(times[0])
-    x0 = float(case.input("x0"))
+    times, start, x0 = case.input("times"), packed(case.input("uT")), float(case.input("x0"))
+    process = process_of(case, start=float(times[0]))
     grid = Explicit(times[:-1].tolist(), t_end=float(times[-1]))
     states = walked(GDDIM(case["degree"] + 1), grid, Mixture(process, [1.0], [x0], [0.0]), start, len(times) - 1)
     found, exact = unpacked(torch.stack(states)), unpacked(constant_noise(process, times, start, x0))

@@ -22,7 +22,8 @@ def test_the_text_holds_every_setting():
     assert describe_sampler(Sampler("ddim", DDIM(eta=0.5), Uniform(), guidance=2.0)) == "ddim(eta=0.5,guidance=2)"
     assert describe_sampler(Sampler("ddim", DDIM(), Uniform())) == "ddim"
     assert describe_sampler(Sampler("ddim", DDIM(), Power(), clip=True)) == "ddim(clip)"
-    sampler = Sampler("gentle", Gentle(order=3, eta=0.2, lower=True, knots=(0.5, 2.0), inner=Power()), Uniform(), clip=True)
+    stepper = Gentle(order=3, eta=0.2, lower=True, knots=(0.5, 2.0), inner=Power())
+    sampler = Sampler("gentle", stepper, Uniform(), clip=True)
     assert describe_sampler(sampler) == (
         "gentle(order=3,eta=0.2,lower,knots=[0.5,2],inner=power(p=2,t_end=null,last=state),clip)"
     )

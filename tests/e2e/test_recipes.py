@@ -5,8 +5,10 @@ Recipes whose data are not on this machine get random images of the right shape:
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,13 @@ LAYOUT = read_layout()
 RECIPES = LAYOUT.choices["experiment"]
 SCALES = LAYOUT.choices["scale"]
 LARGEST = 64  # pixels up to which a full-size network takes a real step on a CPU
+
+
+@pytest.fixture
+def freed() -> Iterator[None]:
+    """Give the memory of large networks back: a trainer and its module refer to each other."""
+    yield
+    gc.collect()
 
 
 def test_recipes_are_found() -> None:
@@ -59,6 +68,7 @@ def test_full_size_without_memory(recipe: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("freed")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_full_size_takes_a_step_and_samples(recipe: str, tmp_path: Path, monkeypatch) -> None:
     """One optimiser step of `fit` and the smallest sampling from two evaluations on, with real numbers.

@@ -64,6 +64,11 @@ class JobRecord:
 WRITING = ("run", "train", "evaluate", "sample")  # tasks that leave something: sweeps of others have no folder
 
 
+def _as_written(word: str) -> str:
+    """An override as a person would write it: Hydra's sweeper gives what is taken away a value, null."""
+    return word.removesuffix("=null") if word.startswith("~") else word
+
+
 @contextmanager
 def begin_sweep(jobs: Sequence[Job], prefix: Sequence[str] = ()) -> Iterator[Path]:
     """Make the folder of a sweep, with a waiting job for each of `jobs`; yields its absolute path.
@@ -102,7 +107,7 @@ def keeps_folder(jobs: Sequence[Job]) -> bool:
 def _fill(path: Path, jobs: Sequence[Job], prefix: Sequence[str]) -> Path:
     """Write the files of jobs that wait."""
     for number, job in enumerate(jobs):
-        words = [word for word in job.overrides if not word.startswith(_ADDED)]
+        words = [_as_written(word) for word in job.overrides if not word.startswith(_ADDED)]
         _write(_file(path, number), JobRecord(number, (*prefix, *words)))
     return path
 

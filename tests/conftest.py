@@ -7,19 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
+GOLDEN = Path(__file__).parent / "parity" / "golden"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden-dir",
         type=Path,
-        default=Path(__file__).parent / "parity" / "golden",
+        default=GOLDEN,
         help="folder of golden arrays to check against (default: those of the repository)",
     )
 
 
 @pytest.fixture(scope="session")
-def golden_dir(request: pytest.FixtureRequest) -> Path:
-    return request.config.getoption("--golden-dir")
+def golden_dir() -> Path:
+    """The repository's own files, for tests of one room; tests/parity reads the folder of the option."""
+    return GOLDEN
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -32,10 +32,11 @@ VARIABLE = "DIFFEXP_RANK_PLUGINS"
 
 # What diffexp is made of: a folder of such a name would replace it, and its own classes need no permission or get none.
 RESERVED = {
-    "diffexp", "diffusers", "torch", "torchvision", "torch_fidelity", "functorch", "torchgen", "lightning", "lightning_fabric",
+    "diffexp", "torch", "torchvision", "torch_fidelity", "functorch", "torchgen", "lightning", "lightning_fabric",
     "lightning_utilities", "pytorch_lightning", "torchmetrics", "hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml",
     "numpy", "scipy", "sklearn", "pandas", "matplotlib", "pylab", "mpl_toolkits", "PIL", "safetensors", "tqdm", "wandb",
     "wandb_gql", "wandb_graphql", "tensorboard", "pip", "setuptools", "pkg_resources", "pytest", "hatchling", "ruff",
+    "diffusers",
 }  # fmt: skip
 
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,8 +27,16 @@ class Conditions:
 
     def to(self, device: torch.device | str) -> Conditions:
         """The same conditions on another device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Conditions(**{name: None if value is None else value.to(device) for name, value in moved.items()})
+        return self.map(lambda value: value.to(device))
+
+    def __getitem__(self, images: slice | Tensor) -> Conditions:
+        """The conditions of some images of the batch."""
+        return self.map(lambda value: value[images])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
+        """The same conditions with every tensor changed."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Conditions(**{name: None if value is None else change(value) for name, value in given.items()})
 
 
 NO_CONDITIONS = Conditions()

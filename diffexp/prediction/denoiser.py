@@ -94,8 +94,20 @@ class Denoiser(abc.ABC):
             for k in range(len(t))
         ]
 
+    def at(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
+        """The point of B states that stand at times of their own, `t` (B,): for solvers that choose their steps."""
+        marginal = self.process.marginal(t)
+        form = self.form(marginal)
+        return Point(
+            marginal.cast(dtype, device),
+            told(self.time_input(t), dtype, device),
+            form.data.cast(dtype, device),
+            form.noise.cast(dtype, device),
+            self.extra(marginal, device),
+        )
+
     def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
-        """The prediction at states `u` (B, *), all at one time."""
+        """The prediction at states `u` (B, *), all at one time, or each at its own (see `at`)."""
         return Prediction(self.parts(u, point, conditions), point.data, point.noise)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,8 +57,12 @@ class Guided(Wrapper):
         self.scale = scale
         self.cost = 2 * inner.cost
 
+    def at(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
+        return replace(super().at(t, dtype, device), extra=self.inner.at(torch.cat([t, t]), dtype, device))
+
     def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
-        asked = self.inner.parts(torch.cat([u, u]), point, _with_and_without(conditions))
+        asking = point.extra if isinstance(point.extra, Point) else point
+        asked = self.inner.parts(torch.cat([u, u]), asking, _with_and_without(conditions))
         outputs = []
         for output in asked[STATE + 1 :]:
             given, none = output.chunk(2)
@@ -70,10 +74,9 @@ def _with_and_without(conditions: Conditions) -> Conditions:
     """The conditions of a batch twice: as they are, and without labels."""
     if conditions.labels is None:
         raise ValueError("guidance needs labels")
-    values = {field.name: getattr(conditions, field.name) for field in fields(conditions)}
-    doubled = {name: None if value is None else torch.cat([value, value]) for name, value in values.items()}
-    doubled["labels"] = torch.cat([conditions.labels, torch.full_like(conditions.labels, NO_LABEL)])
-    return Conditions(**doubled)
+    none = torch.full_like(conditions.labels, NO_LABEL)
+    doubled = conditions.map(lambda value: torch.cat([value, value]))
+    return replace(doubled, labels=torch.cat([conditions.labels, none]))
 
 
 class Clipped(Wrapper):
@@ -98,6 +101,9 @@ class Clipped(Wrapper):
     def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> list[Point]:
         own, inner = super().prepare(t, dtype, device), self.inner.prepare(t, dtype, device)
         return [replace(point, extra=other) for point, other in zip(own, inner, strict=True)]
+
+    def at(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
+        return replace(super().at(t, dtype, device), extra=self.inner.at(t, dtype, device))
 
     def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
         data = self.inner(u, point.extra, conditions).data

@@ -34,9 +34,20 @@ class Oracle(Denoiser):
         return Form(marginal, Combination({STATE + 1: same}), Combination({STATE + 2: same}), outputs=2)
 
     def extra(self, marginal: Marginal, device: torch.device | str) -> Any:
-        return self.ready(marginal.cast(torch.float64, device))
+        if marginal.t.ndim == 0:
+            return self.ready(marginal.cast(torch.float64, device))
+        return _Each(self.extra(marginal[k], device) for k in range(len(marginal.t)))
 
     def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
         self.evaluations += len(u)
-        data, noise = self.estimate(u.double(), point.extra, conditions)
+        if isinstance(point.extra, _Each):
+            places = [slice(k, k + 1) for k in range(len(u))]
+            found = [self.estimate(u[k].double(), own, conditions[k]) for k, own in zip(places, point.extra, strict=True)]
+            data, noise = (torch.cat(values) for values in zip(*found, strict=True))
+        else:
+            data, noise = self.estimate(u.double(), point.extra, conditions)
         return with_second((u, data.to(u.dtype), noise.to(u.dtype)), point.marginal, conditions)
+
+
+class _Each(list[Any]):
+    """What the estimates of states at times of their own need: one entry for each state."""

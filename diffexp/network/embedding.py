@@ -1,6 +1,7 @@
 """The time input (and the label) of a network turned into a vector that every residual block reads.
 
-Positional: Progressive Distillation, DDPM++ (sinusoids, half-1 in the denominator, sines first). Fourier: NCSN++ of
+Positional: Progressive Distillation, DDPM++ (sinusoids, half-1 in the denominator, sines first). Timestep: ADM and the
+bridges on it (half in the denominator, cosines first). Fourier: NCSN++ of
 Song et al. 2021 (fixed random frequencies of the logarithm of the time input). The scaling of time (1000 u, 999 t, ...)
 is the prediction's business, not the network's. All of this is computed in float32 or better, even under autocast:
 neighbouring times of a fine grid differ by less than half precision can tell.
@@ -39,6 +40,27 @@ class PositionalFeatures(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+class TimestepFeatures(nn.Module):
+    """cos(time f_k) | sin(time f_k), f_k = max_period^(-k / half), k = 0 .. half - 1, half = width // 2.
+
+    Args:
+        width: number of features; an odd one ends with a zero.
+        max_period: the lowest frequency is a little above 1 / max_period (radians per unit of time).
+    """
+
+    def __init__(self, width: int, max_period: float = 1e4) -> None:
+        super().__init__()
+        self.width = width
+        self.max_period = max_period
+
+    def forward(self, time: Tensor) -> Tensor:
+        """(B,) -> (B, width), in the dtype of `time`."""
+        half = self.width // 2
+        steps = torch.arange(half, dtype=time.dtype, device=time.device)
+        angles = time[:, None] * torch.exp(steps * (-math.log(self.max_period) / half))
+        return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, self.width % 2))
+
+
 class FourierFeatures(nn.Module):
     """sin(2 pi w log time) | cos(2 pi w log time) with fixed random frequencies w ~ N(0, scale^2).
 
@@ -61,14 +83,15 @@ class FourierFeatures(nn.Module):
 
 
 class LabelEmbedding(nn.Linear):
-    """A dense layer with bias on the one-hot label: (B,) int64 in [0, num_classes) -> (B, width).
+    """A dense layer on the one-hot label: (B,) int64 in [0, num_classes) -> (B, width).
 
-    A label of -1 is none: all zeros, so that the bias alone says "no label" (classifier-free guidance).
+    A label of -1 is none: all zeros, so that the bias (if any) alone says "no label" (classifier-free guidance).
     """
 
     def forward(self, labels: Tensor) -> Tensor:
         given = (labels >= 0).to(self.weight.dtype)[:, None]
-        return given * self.weight.t()[labels.clamp_min(0)] + self.bias
+        found = given * self.weight.t()[labels.clamp_min(0)]
+        return found if self.bias is None else found + self.bias
 
 
 class Embedding(nn.Module):
@@ -78,14 +101,21 @@ class Embedding(nn.Module):
         features: maps (B,) to (B, features.width).
         width: of the result.
         num_classes: 0 for a network without labels.
+        label_bias: whether the label's layer has a bias.
     """
 
-    def __init__(self, features: PositionalFeatures | FourierFeatures, width: int, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        features: PositionalFeatures | TimestepFeatures | FourierFeatures,
+        width: int,
+        num_classes: int = 0,
+        label_bias: bool = True,
+    ) -> None:
         super().__init__()
         self.features = features
         self.dense1 = nn.Linear(features.width, width)
         self.dense2 = nn.Linear(width, width)
-        self.label = LabelEmbedding(num_classes, width) if num_classes else None
+        self.label = LabelEmbedding(num_classes, width, bias=label_bias) if num_classes else None
 
     def forward(self, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B,) or (1,) time input, (B,) labels -> (B, width) or (1, width), in the dtype of the weights.

@@ -4,7 +4,8 @@ A YAML file cannot know the channels, the resolution or the number of classes: t
 prediction. So the file describes a `UNetSpec`, and `UNetSpec.build` makes the network once the rest is known.
 
 Covered by the options: the U-Net of Progressive Distillation (Salimans & Ho 2022), NCSN++ and DDPM++ (Song et al. 2021)
-in the deep form that gDDIM trains, and small networks for quick runs. This module does not import torch.
+in the deep form that gDDIM trains, ADM (Dhariwal & Nichol 2021) as the bridges use it, and small networks for quick
+runs. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -46,11 +47,14 @@ class UNetSpec:
         num_heads: attention heads; give this or `head_dim`.
         head_dim: channels of one head; heads = width / head_dim.
         attention_up: on the way up, attention after "every" block, or "once" at the end of each level.
-        embedding: "positional" sinusoids of the time input, or random "fourier" features of its logarithm.
+        attention_order: of the rows of queries, keys and values, see `SelfAttention`.
+        embedding: sinusoids of the time input, sines first ("positional") or cosines first ("timestep", ADM's), or
+            random "fourier" features of its logarithm.
         embedding_dim: width of the time embedding; null means 4 * channels.
         fourier_scale: standard deviation of the random frequencies.
         conditioning: the embedding is "add"ed before the second norm, or becomes its "scale_shift".
         class_conditional: labels enter the embedding. If false, the classes of the data set are ignored.
+        label_bias: the label's embedding has a bias (ADM's has none).
         skip_scale: residual sums are divided by sqrt(2).
         resampling: between levels a residual block that averages / repeats 2x2 pixels ("box") or filters with
             [1, 3, 3, 1] ("fir"), or a plain convolution of stride 2 / after repetition ("conv").
@@ -62,7 +66,7 @@ class UNetSpec:
         min_group_size: the fewest channels that share a group; see `max_groups`.
         norm_eps: added to the variance in group norm.
         zero_init: the last layer of every residual block, attention and of the network starts at zero.
-        initialisation: law of all other weights; biases start at zero.
+        initialisation: law of all other weights; biases start at zero. "pytorch": each layer's own, biases too (ADM).
 
     Raises:
         ConfigError: an option is out of range or contradicts another.
@@ -75,11 +79,13 @@ class UNetSpec:
     num_heads: int | None = None
     head_dim: int | None = None
     attention_up: Literal["every", "once"] = "every"
-    embedding: Literal["positional", "fourier"] = "positional"
+    attention_order: Literal["new", "legacy"] = "new"
+    embedding: Literal["positional", "timestep", "fourier"] = "positional"
     embedding_dim: int | None = None
     fourier_scale: float = 16.0
     conditioning: Literal["add", "scale_shift"] = "scale_shift"
     class_conditional: bool = False
+    label_bias: bool = True
     skip_scale: bool = False
     resampling: Literal["box", "fir", "conv"] = "box"
     shortcut: Literal["width", "width_or_resample"] = "width"
@@ -89,7 +95,7 @@ class UNetSpec:
     min_group_size: int = 1
     norm_eps: float = 1e-6
     zero_init: bool = True
-    initialisation: Literal["lecun_normal", "xavier_uniform"] = "lecun_normal"
+    initialisation: Literal["lecun_normal", "xavier_uniform", "pytorch"] = "lecun_normal"
 
     def __post_init__(self) -> None:
         for name in ("multipliers", "attention"):  # plain lists: a ListConfig inside a network breaks checkpoints
@@ -112,6 +118,8 @@ class UNetSpec:
             raise ConfigError(
                 f"network.channels={self.channels}: positional embedding needs an even width of 4 or more"
             )
+        if self.embedding == "timestep" and self.channels < 2:
+            raise ConfigError(f"network.channels={self.channels}: timestep embedding needs a width of 2 or more")
 
     @property
     def embedding_width(self) -> int:

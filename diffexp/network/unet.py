@@ -1,4 +1,4 @@
-"""One U-Net whose options make the networks of the papers (Ronneberger 2015; Ho 2020; Song 2021; Salimans & Ho 2022).
+"""One U-Net whose options make the networks of the papers (Ho 2020; Song 2021; Dhariwal & Nichol 2021; Salimans & Ho 2022).
 
     time, label -> embedding
     x -> conv_in -> down levels (push skips) -> block, attention, block -> up levels (pop skips) -> norm, silu, conv_out
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffexp.network.attention import SelfAttention
 from diffexp.network.block import ResidualBlock
-from diffexp.network.embedding import Embedding, FourierFeatures, PositionalFeatures
+from diffexp.network.embedding import Embedding, FourierFeatures, PositionalFeatures, TimestepFeatures
 from diffexp.network.level import DownLevel, UpLevel
 from diffexp.network.norm import GroupNorm
 from diffexp.network.resampling import BoxDown, BoxUp, ConvDown, ConvUp, FirConvDown, FirDown, FirUp
@@ -42,12 +42,7 @@ class UNet(nn.Module):
         self.resolution, self.num_classes = resolution, num_classes
         self._gain = math.sqrt(0.5) if spec.skip_scale else 1.0
         self._sizes = spec.resolutions(resolution)
-        features: FourierFeatures | PositionalFeatures
-        if spec.embedding == "fourier":
-            features = FourierFeatures(2 * spec.channels, spec.fourier_scale)
-        else:
-            features = PositionalFeatures(spec.channels)
-        self.embedding = Embedding(features, spec.embedding_width, num_classes)
+        self.embedding = Embedding(_features(spec), spec.embedding_width, num_classes, spec.label_bias)
         self.conv_in = nn.Conv2d(in_channels, spec.channels, 3, padding=1)
         skips = [spec.channels]
         self.down = nn.ModuleList(self._down_level(level, skips) for level in range(len(self._sizes)))
@@ -87,18 +82,24 @@ class UNet(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights anew from torch's global generator; biases and (if chosen) last layers become zero."""
-        draw = _lecun_normal_ if self.spec.initialisation == "lecun_normal" else nn.init.xavier_uniform_
+        draw = _LAWS[self.spec.initialisation]
         attentions = [module for module in self.modules() if isinstance(module, SelfAttention)]
         blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
         fused = {attention.qkv for attention in attentions}
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Conv2d | nn.Linear) and draw is None:
+                module.reset_parameters()
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
                 for weight in module.weight.detach().chunk(3 if module in fused else 1):  # q, k, v: each its own fan
                     draw(weight)
         if self.spec.zero_init:
             for layer in (self.conv_out, *(block.conv2 for block in blocks), *(item.out for item in attentions)):
                 nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        if draw is None and self.embedding.label is not None:
+            nn.init.normal_(self.embedding.label.weight)  # a table's own law
 
     def _block(self, in_channels: int, out_channels: int, resample: nn.Module | None = None) -> ResidualBlock:
         spec = self.spec
@@ -117,7 +118,8 @@ class UNet(nn.Module):
 
     def _attention(self, channels: int) -> SelfAttention:
         spec = self.spec
-        return SelfAttention(channels, spec.heads(channels), spec.groups(channels), spec.norm_eps, self._gain)
+        heads, groups = spec.heads(channels), spec.groups(channels)
+        return SelfAttention(channels, heads, groups, spec.norm_eps, self._gain, spec.attention_order)
 
     def _down_level(self, level: int, skips: list[int]) -> DownLevel:
         """Append the width of every output to `skips`."""
@@ -154,8 +156,17 @@ class UNet(nn.Module):
         return self._block(width, width, BoxDown() if down else BoxUp())
 
 
+def _features(spec: UNetSpec) -> FourierFeatures | PositionalFeatures | TimestepFeatures:
+    if spec.embedding == "fourier":
+        return FourierFeatures(2 * spec.channels, spec.fourier_scale)
+    return TimestepFeatures(spec.channels) if spec.embedding == "timestep" else PositionalFeatures(spec.channels)
+
+
 def _lecun_normal_(weight: Tensor) -> None:
     """Normal of variance 1 / fan_in, cut at two standard deviations (of the uncut law, which is a little wider)."""
     fan_in = weight[0].numel()
     scale = math.sqrt(1.0 / fan_in) / 0.8796256610342398  # standard deviation of a unit normal cut at +-2
     nn.init.trunc_normal_(weight, std=scale, a=-2.0 * scale, b=2.0 * scale)
+
+
+_LAWS = {"lecun_normal": _lecun_normal_, "xavier_uniform": nn.init.xavier_uniform_, "pytorch": None}

@@ -39,3 +39,17 @@ def test_attention_commutes_with_a_permutation_of_the_pixels():
     order = torch.randperm(16)
     moved = x.flatten(2)[:, :, order].unflatten(2, (4, 4))
     torch.testing.assert_close(layer(moved), layer(x).flatten(2)[:, :, order].unflatten(2, (4, 4)))
+
+
+def test_the_legacy_order_is_the_new_one_with_its_rows_moved():
+    torch.manual_seed(0)
+    new, legacy = SelfAttention(12, 3, groups=4).double(), SelfAttention(12, 3, groups=4, order="legacy").double()
+    legacy.load_state_dict(new.state_dict())
+    x = torch.randn(2, 12, 3, 5, dtype=torch.float64)
+    assert (legacy(x) - new(x)).abs().max() > 1e-3
+    # Row (part p, head h, channel c) of the new order is row (h, p, c) of the legacy one.
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            rows = getattr(new.qkv, name).unflatten(0, (3, 3, 4)).transpose(0, 1).flatten(0, 2)
+            getattr(legacy.qkv, name).copy_(rows)
+    torch.testing.assert_close(legacy(x), new(x), rtol=1e-12, atol=1e-12)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffexp.network.embedding import Embedding, FourierFeatures, LabelEmbedding, PositionalFeatures
+from diffexp.network.embedding import (
+    Embedding,
+    FourierFeatures,
+    LabelEmbedding,
+    PositionalFeatures,
+    TimestepFeatures,
+)
 
 
 def test_positional_features_follow_the_formula():
@@ -23,6 +29,14 @@ def test_positional_features_in_float32_are_exact_to_the_spacing_of_the_angle():
     time = torch.linspace(0.0, 1000.0, 101)
     got = PositionalFeatures(256)(time).double()
     assert (got - PositionalFeatures(256)(time.double())).abs().max() < 2e-4  # float32 spacing at 1000 rad is 6e-5
+
+
+@pytest.mark.parametrize("width", [16, 17])
+def test_timestep_features_have_cosines_first_and_half_in_the_denominator(width):
+    time = torch.tensor([0.0, -2302.6, 1.0, 1000.0], dtype=torch.float64)
+    angles = time.numpy()[:, None] * np.array([10000.0 ** (-k / 8) for k in range(8)])
+    want = np.concatenate([np.cos(angles), np.sin(angles), np.zeros((4, width % 2))], axis=1)
+    np.testing.assert_allclose(TimestepFeatures(width)(time).numpy(), want, rtol=0, atol=1e-11)
 
 
 def test_fourier_features_see_the_logarithm_of_time():
@@ -48,6 +62,12 @@ def test_label_embedding_is_a_dense_layer_on_the_one_hot_label():
     labels = torch.tensor([4, 0, 4, 2])
     want = torch.nn.functional.one_hot(labels, 5).float() @ layer.weight.t() + layer.bias
     torch.testing.assert_close(layer(labels), want)
+
+
+def test_a_label_without_bias_is_a_row_of_a_table_and_none_is_nothing():
+    layer = LabelEmbedding(5, 7, bias=False)
+    got = layer(torch.tensor([4, -1, 2]))
+    assert torch.equal(got, torch.stack([layer.weight[:, 4], torch.zeros(7), layer.weight[:, 2]]))
 
 
 def test_the_label_is_added_after_the_second_dense_layer():

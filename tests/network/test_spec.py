@@ -97,3 +97,16 @@ def test_a_spec_that_does_not_fit_the_data_is_refused(changes, resolution, fix):
     with pytest.raises(ConfigError, match=fix) as caught:
         spec.build(3, 3, resolution)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "sizes"),
+    [
+        ("adm_edges2handbags", 295_136_451, (6, 3, 64)),
+        ("adm_diode", 552_814_083, (6, 3, 256)),
+        ("adm_imagenet256", 553_838_083, (6, 3, 256, 1000)),
+    ],
+)
+def test_bridge_networks_have_the_counted_size(name, count, sizes):
+    """The numbers were counted on the official U-Nets, whose input is state and source."""
+    assert parameters(from_yaml(name), *sizes) == count

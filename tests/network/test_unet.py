@@ -33,7 +33,20 @@ NCSNPP_LIKE = UNetSpec(
 CONV_LIKE = UNetSpec(
     channels=16, multipliers=[1, 1], blocks=1, attention=[8], head_dim=8, max_groups=4, resampling="conv"
 )
-SPECS = {"pd": PD_LIKE, "ncsnpp": NCSNPP_LIKE, "conv": CONV_LIKE}
+ADM_LIKE = UNetSpec(
+    channels=16,
+    multipliers=[1, 2],
+    blocks=1,
+    attention=[4],
+    head_dim=8,
+    attention_order="legacy",
+    embedding="timestep",
+    class_conditional=True,
+    label_bias=False,
+    max_groups=8,
+    initialisation="pytorch",
+)
+SPECS = {"pd": PD_LIKE, "ncsnpp": NCSNPP_LIKE, "conv": CONV_LIKE, "adm": ADM_LIKE}
 
 
 @pytest.fixture(params=SPECS)
@@ -96,6 +109,15 @@ def test_xavier_uniform_treats_query_key_and_value_as_three_layers():
         assert weight.abs().max().item() == pytest.approx((6.0 / 128) ** 0.5, rel=0.01)
 
 
+def test_the_pytorch_law_is_that_of_the_layers_and_a_table_of_labels_is_standard_normal():
+    network = UNetSpec(64, [1], 1, [], num_heads=1, class_conditional=True, initialisation="pytorch").build(3, 3, 8, 99)
+    layer, bound = network.middle1.conv1, (64 * 9) ** -0.5  # uniform in +-1 / sqrt(fan_in), weight and bias
+    assert 0.99 * bound < layer.weight.abs().max().item() <= bound
+    assert 0.5 * bound < layer.bias.abs().max().item() <= bound
+    # 25,344 draws: three standard errors of the deviation are 1.3 %.
+    assert network.embedding.label.weight.std().item() == pytest.approx(1.0, rel=0.02)
+
+
 def test_the_label_changes_the_output_and_its_absence_is_refused():
     network, (x, time, labels) = randomised(PD_LIKE), inputs()
     difference = network(x, time, labels) - network(x, time, torch.tensor([0, 1, 3]))
@@ -141,8 +163,8 @@ def test_the_pyramid_carries_the_input_to_every_level():
 def test_attention_sits_where_the_papers_put_it():
     down = {name: [len(level.attention) for level in fresh(spec).down] for name, spec in SPECS.items()}
     up = {name: [len(level.attention) for level in fresh(spec).up] for name, spec in SPECS.items()}
-    assert down == {"pd": [0, 1], "ncsnpp": [0, 2, 0], "conv": [1, 0]}
-    assert up == {"pd": [2, 0], "ncsnpp": [0, 1, 0], "conv": [0, 2]}
+    assert down == {"pd": [0, 1], "ncsnpp": [0, 2, 0], "conv": [1, 0], "adm": [0, 1]}
+    assert up == {"pd": [2, 0], "ncsnpp": [0, 1, 0], "conv": [0, 2], "adm": [2, 0]}
 
 
 def test_float32_agrees_with_float64(spec):

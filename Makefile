@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHED := $(VENV)/.bench
+# Processes that run tests side by side: one for each core, four at most. `make test WORKERS=1` for another number.
+WORKERS ?= auto
 
 .PHONY: demo test test-fast bench lint clean help
 
@@ -25,10 +27,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m diffexp +experiment=gddim_vp +scale=quick
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow'
 
 $(BENCHED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import turns
+from tests.parity import ledger
+
+MOST_WORKERS = 4  # of -n auto: many tests start processes of their own
 GOLDEN = Path(__file__).parent / "parity" / "golden"
 
 
@@ -28,3 +33,13 @@ def golden_dir() -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     # Tests compute on small tensors: a second thread gains little when idle and loses a lot when cores are shared.
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start, and for workers
+    for plugin in (ledger, turns):
+        config.pluginmanager.register(plugin)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers of `-n auto`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)

@@ -44,7 +44,8 @@ class Golden:
         path: the file.
 
     Attributes:
-        name: the file's name without extension.
+        path: the file.
+        name: its name without extension.
         config: the parsed `config`.
         keys: all arrays but `config`.
         members: of all families, in the file's order.
@@ -61,7 +62,7 @@ class Golden:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(path)
-        self.name = path.stem
+        self.path, self.name = path, path.stem
         self._file = np.load(path, allow_pickle=False)
         if "config" not in self._file.files:
             raise GoldenError(f"golden {path.name} has no array `config`")
@@ -108,6 +109,21 @@ class Golden:
                 family = owner.get(key, "no family")
                 groups.setdefault((family, self._reason(family, key)), []).append(key)
         return groups
+
+    def told(self) -> Words:
+        """What was done with the file, as plain values that another process can `add`."""
+        return {
+            "checked": sorted(self.checked), "worst": self.worst, "later": self.later, "reasons": self._reasons,
+        }  # fmt: skip
+
+    def add(self, told: Words) -> None:
+        """Take in what another process did with the same file."""
+        self.touched = True
+        self.checked.update(told["checked"])
+        self.later.update(told["later"])
+        self._reasons = {**told["reasons"], **self._reasons}
+        for label, ratio in told["worst"].items():
+            self.worst[label] = max(self.worst.get(label, 0.0), ratio)
 
     def _reason(self, family: str, key: str) -> str:
         if family == "inputs":

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.parity.conftest import closing_lines
 from tests.parity.golden import Golden, GoldenError
+from tests.parity.ledger import closing_lines
 from tests.parity.tolerance import Tolerance, stated
 from tests.parity.variant import STRANGERS, make_variant
 
@@ -99,6 +99,26 @@ def test_closing_lines_count_what_was_used_and_name_the_rest_with_reasons(small)
     case.check("b", np.array([1.0, 2.0]))
     small.later["sea*"] = "needs a search"
     small.leave(small.of("search")[1], "too long")
+    assert list(closing_lines(small, 120, details=False)) == [
+        "golden bddm: checked 2 of 6 arrays",
+        "  tables (no test read it): r",
+        "  inputs (of members that are not checked): s",
+        "  search (needs a search): t",
+        "  search (too long): u",
+    ]
+
+
+def test_what_several_processes_did_with_a_file_counts_together(small):
+    others = [Golden(small.path) for _ in range(2)]
+    for other in others:
+        other.later["sea*"] = "needs a search"
+        other.leave(other.of("search")[1], "too long")
+    others[0].of("tables")[0].input("a")
+    others[1].of("tables")[0].check("b", np.array([1.0, 2.05]))
+    for other in others:
+        small.add(json.loads(json.dumps(other.told())))
+    assert small.touched
+    assert small.worst == pytest.approx({"tables": 0.5})
     assert list(closing_lines(small, 120, details=False)) == [
         "golden bddm: checked 2 of 6 arrays",
         "  tables (no test read it): r",

@@ -90,6 +90,7 @@ class Process(abc.ABC):
         t_max: the last time.
         t_data: time at which the marginal is closest to the data (usually 0).
         num_steps: length of the table, for a process that is one; else None.
+        endpoint: the second image is given with each state (a bridge's end point), and sampling starts from it.
     """
 
     name: str
@@ -97,6 +98,12 @@ class Process(abc.ABC):
     t_max: float = 1.0
     t_data: float = 0.0
     num_steps: int | None = None
+    endpoint: bool = False
+
+    @property
+    def t_min(self) -> float:
+        """The earliest time that training and sampling see unless they are told otherwise: t_data, where it can be."""
+        return self.t_data
 
     @property
     def t_prior(self) -> float:
@@ -146,6 +153,15 @@ class Process(abc.ABC):
                 f"process {self.name} has noise of several strengths: use objective=plain in place of diffusion or "
                 "likelihood"
             ) from error
+
+    def start(self, noise: Callable[[], Tensor], y: Tensor | None) -> Tensor:
+        """What sampling starts from, still to be multiplied by `prior_factor`, (B, *).
+
+        Args:
+            noise: draws unit noise.
+            y: the given second image, if any.
+        """
+        return noise()
 
     @abc.abstractmethod
     def prior_factor(self, t: Tensor | None = None) -> Operator:

@@ -17,6 +17,21 @@ from diffexp.process.operator import Scalar
 _HALVINGS = 128
 
 
+def bisected(process: Process, log_snr: Tensor) -> Tensor:
+    """The times of these log-SNR values on a process on which they fall with time, down to neighbouring floats.
+
+    Values beyond the process's ends give the nearest end.
+    """
+    log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+    low, high = torch.full_like(log_snr, process.t_data), torch.full_like(log_snr, process.t_max)
+    for _ in range(_HALVINGS):
+        middle = low + 0.5 * (high - low)
+        later = process.log_snr(middle) > log_snr
+        low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+    cleanest = process.log_snr(torch.tensor(process.t_data, dtype=torch.float64))
+    return torch.where(log_snr >= cleanest, process.t_data, high)
+
+
 class ScalarProcess(Process):
     """A process with scalar alpha_t and sigma_t; times are float64 of any shape."""
 
@@ -65,17 +80,8 @@ class ScalarProcess(Process):
         return 2.0 * (self.log_alpha(t) - self.log_sigma(t))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        # Bisection down to neighbouring floats; processes with a closed form override this.
-        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
-        low, high = torch.full_like(log_snr, self.t_data), torch.full_like(log_snr, self.t_max)
-        for _ in range(_HALVINGS):
-            middle = low + 0.5 * (high - low)
-            later = self.log_snr(middle) > log_snr
-            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
-        return torch.where(log_snr >= self._end_log_snr(self.t_data), self.t_data, high)
-
-    def _end_log_snr(self, t: float) -> Tensor:
-        return self.log_snr(torch.tensor(t, dtype=torch.float64))
+        # Processes with a closed form override this.
+        return bisected(self, log_snr)
 
     def _within(self, t: Tensor) -> Tensor:
         """Times held between the process's ends."""

@@ -20,6 +20,7 @@ from diffexp.prediction.head import Head
 from diffexp.prediction.result import Prediction
 from diffexp.process.base import Marginal, Process, second_image
 from diffexp.process.combination import Combination
+from diffexp.process.operator import Operator
 
 Parts = tuple[Tensor, ...]
 
@@ -34,6 +35,7 @@ class Point:
         data: x^ as a combination of the denoiser's parts, cast.
         noise: e^, likewise.
         extra: what this kind of denoiser needs besides.
+        scale: what the state is multiplied by before a network sees it, cast; None: nothing.
     """
 
     marginal: Marginal
@@ -41,6 +43,7 @@ class Point:
     data: Combination
     noise: Combination
     extra: Any = None
+    scale: Operator | None = None
 
 
 class Denoiser(abc.ABC):
@@ -73,6 +76,10 @@ class Denoiser(abc.ABC):
         """What the network is told about the times `t`, float64; None for oracles."""
         return None
 
+    def input_scale(self, t: Tensor) -> Operator | None:
+        """What states at the times `t` are multiplied by before a network sees them, float64; None: nothing."""
+        return None
+
     def extra(self, marginal: Marginal, device: torch.device | str) -> Any:
         """What else this kind of denoiser needs at one time of a grid; computed before the loop."""
         return None
@@ -83,6 +90,7 @@ class Denoiser(abc.ABC):
         form = self.form(marginal)
         times = told(self.time_input(t), dtype, device)
         listed: Sequence[Tensor | None] = [None] * len(t) if times is None else times.split(1)
+        scale = self.input_scale(t)
         return [
             Point(
                 marginal[k].cast(dtype, device),
@@ -90,6 +98,7 @@ class Denoiser(abc.ABC):
                 form.data[k].cast(dtype, device),
                 form.noise[k].cast(dtype, device),
                 self.extra(marginal[k], device),
+                None if scale is None else scale[k].cast(dtype, device),
             )
             for k in range(len(t))
         ]
@@ -97,13 +106,14 @@ class Denoiser(abc.ABC):
     def at(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
         """The point of B states that stand at times of their own, `t` (B,): for solvers that choose their steps."""
         marginal = self.process.marginal(t)
-        form = self.form(marginal)
+        form, scale = self.form(marginal), self.input_scale(t)
         return Point(
             marginal.cast(dtype, device),
             told(self.time_input(t), dtype, device),
             form.data.cast(dtype, device),
             form.noise.cast(dtype, device),
             self.extra(marginal, device),
+            None if scale is None else scale.cast(dtype, device),
         )
 
     def __call__(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Prediction:
@@ -159,25 +169,42 @@ class NetworkDenoiser(Denoiser):
     def time_input(self, t: Tensor) -> Tensor:
         return self.head.time_input(self.process, t)
 
-    def output(self, u: Tensor, time: Tensor, conditions: Conditions = NO_CONDITIONS) -> Tensor:
+    def input_scale(self, t: Tensor) -> Operator | None:
+        return self.head.input_scale(self.process, t)
+
+    def output(
+        self, u: Tensor, time: Tensor, conditions: Conditions = NO_CONDITIONS, scale: Operator | None = None
+    ) -> Tensor:
         """The raw network output in the state's type; counted.
 
         Args:
             u: states (B, *).
             time: the network's time input, (B,) or (1,).
-            conditions: labels.
+            conditions: labels, and the image that the head shows to the network; a mask is not for it.
+            scale: `input_scale`, cast.
 
         Raises:
-            ValueError: for a condition that the network cannot be shown.
+            ValueError: for a condition image that the network cannot be shown, or one that is missing.
         """
-        if conditions.image is not None or conditions.mask is not None:
-            raise ValueError("this denoiser's network takes no condition image and no mask")
         self.evaluations += u.shape[0]
+        shown = self._shown(u if scale is None else scale.apply(u), conditions)
         if self.autocast is None:
-            return self.network(u, time, conditions.labels).to(u.dtype)
+            return self.network(shown, time, conditions.labels).to(u.dtype)
         with torch.autocast(u.device.type, self.autocast):
-            return self.network(u, time, conditions.labels).to(u.dtype)
+            return self.network(shown, time, conditions.labels).to(u.dtype)
+
+    def _shown(self, u: Tensor, conditions: Conditions) -> Tensor:
+        """The network's input: the scaled state, and behind it the condition as it is."""
+        shows = self.head.shows
+        if conditions.image is not None and shows != "image":
+            raise ValueError("this denoiser's network takes no condition image")
+        if shows is None:
+            return u
+        image = conditions.image if shows == "image" else conditions.endpoint
+        if image is None:
+            raise ValueError(f"this denoiser's network is shown an image: give conditions.{shows}")
+        return torch.cat([u, image.to(u.dtype)], dim=1)
 
     def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
-        output = self.output(u, point.time, conditions)
+        output = self.output(u, point.time, conditions, point.scale)
         return with_second((u, *self.head.split(output)), point.marginal, conditions)

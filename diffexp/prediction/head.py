@@ -7,6 +7,7 @@ errors in data, noise and velocity (Salimans & Ho 2022, section 4 and eq. 9). `d
 from __future__ import annotations
 
 import abc
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,11 +32,13 @@ class Head(abc.ABC):
         name: short name, as in the config group.
         gives: the quantities of `Prediction` that can be had from it.
         outputs: how many images of the state's shape the network puts out.
+        shows: the condition that the network sees as further channels behind the state; None: no other image.
     """
 
     name: str
     gives: frozenset[str] = frozenset({"data", "noise", "score"})
     outputs: int = 1
+    shows: Literal["endpoint", "image"] | None = None
 
     def __init__(self, time: TimeInput = "999t") -> None:
         self.time = time
@@ -44,16 +47,28 @@ class Head(abc.ABC):
         """Output channels of the network for a state of `channels` channels."""
         return self.outputs * channels
 
+    def condition_channels(self, channels: int) -> int:
+        """Input channels of the network beside those of a state of `channels` channels."""
+        return channels if self.shows else 0
+
     def split(self, output: Tensor) -> tuple[Tensor, ...]:
         """The network output (B, outputs * C, *) as `outputs` images (B, C, *)."""
         return (output,) if self.outputs == 1 else output.chunk(self.outputs, dim=1)
 
-    def check(self, process: Process) -> None:  # noqa: B027 - most heads fit every process
+    def check(self, process: Process) -> None:
         """Raise ConfigError when this head has no meaning on `process`."""
+        if process.endpoint and self.shows != "endpoint":
+            raise ConfigError(
+                f"prediction={self.name}: its network is not shown the end point of process {process.name}: use ddbm"
+            )
 
     def time_input(self, process: Process, t: Tensor) -> Tensor:
         """The network's time input at times `t`: float64, the shape of `t`."""
         return time_input(self.time, process, t)
+
+    def input_scale(self, process: Process, t: Tensor) -> Operator | None:
+        """What the state is multiplied by before the network sees it (c_in), float64; None: nothing."""
+        return None
 
     @abc.abstractmethod
     def form(self, marginal: Marginal) -> Form:
@@ -156,6 +171,7 @@ class _Preserving(Head):
     """A head whose algebra needs alpha^2 + sigma^2 = 1."""
 
     def check(self, process: Process) -> None:
+        super().check(process)
         if not process.variance_preserving:
             raise ConfigError(f"prediction={self.name} needs alpha^2 + sigma^2 = 1, unlike {process.name}: use eps")
 

@@ -38,6 +38,7 @@ class PhaseEps(Head):
         self.mixed = mixed
 
     def check(self, process: Process) -> None:
+        super().check(process)
         _check(process, self.name)
 
     def form(self, marginal: Marginal) -> Form:
@@ -93,6 +94,7 @@ class VelocityEps(Head):
         return (torch.cat([torch.zeros_like(output), output], dim=1),)
 
     def check(self, process: Process) -> None:
+        super().check(process)
         _check(process, self.name)
 
     def form(self, marginal: Marginal) -> Form:

@@ -13,6 +13,7 @@ from diffexp.prediction.denoiser import Denoiser, Parts, Point, with_second
 from diffexp.prediction.form import STATE, Form
 from diffexp.process.base import Marginal
 from diffexp.process.combination import Combination
+from diffexp.process.operator import Operator
 
 NO_LABEL = -1
 """The label that stands for "none"."""
@@ -34,6 +35,9 @@ class Wrapper(Denoiser):
 
     def time_input(self, t: Tensor) -> Tensor | None:
         return self.inner.time_input(t)
+
+    def input_scale(self, t: Tensor) -> Operator | None:
+        return self.inner.input_scale(t)
 
     def form(self, marginal: Marginal) -> Form:
         return self.inner.form(marginal)

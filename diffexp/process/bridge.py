@@ -1,14 +1,15 @@
 """Diffusion bridges: a linear process that is tied to data at t = 0 and to a given image y at t = T.
 
-    x_t = a_t y + b_t x0 + c_t e,    a = abar rho^2 / rho_T^2,  b = alpha rhobar^2 / rho_T^2,  c = alpha rho rhobar / rho_T
+    x_t = a_t y + b_t x0 + c_t e,
+    a = abar rho^2 / rho_T^2,   b = alpha rhobar^2 / rho_T^2,   c = alpha rho rhobar / rho_T
 
-of a reference process dx = f x dt + g dw with alpha_t = exp(int_0^t f), abar_t = alpha_t / alpha_T, the accumulated noise
-rho_t^2 = int_0^t g^2 / alpha^2 and what is left of it, rhobar_t^2 = int_t^T g^2 / alpha^2 (DBIM, Zheng et al. 2025, eq. 4;
-CDBM, He et al. 2024, eq. 11 and 12). A subclass states alpha and the noise of any interval without cancellation.
+of a reference process dx = f x dt + g dw with alpha_t = exp(int_0^t f), abar_t = alpha_t / alpha_T, the accumulated
+noise rho_t^2 = int_0^t g^2 / alpha^2 and what is left of it, rhobar_t^2 = int_t^T g^2 / alpha^2 (DBIM, Zheng et al.
+2025; CDBM, He et al. 2024, eq. 11 and 12). A subclass states alpha and the noise of any interval without cancellation.
 
 Given y, the bridge is the linear process dx = [(f + g^2 h_x) x + g^2 h_y y] dt + g dw with Doob's h-transform
-h_x x + h_y y = grad log p(x_T = y | x_t) (DDBM, Zhou et al. 2024, theorem 1). `drift` is the whole of f + g^2 h_x, which is
-infinite at T; `auxiliary_drift` is g^2 h_y. All else (transition, posterior, signal-to-noise ratio) is finite there.
+h_x x + h_y y = grad log p(x_T = y | x_t) (DDBM, Zhou et al. 2024, theorem 1). `drift` is the whole of f + g^2 h_x, and
+infinite at T; `auxiliary_drift` is g^2 h_y. Transition, posterior and the rest of the law are finite there.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from diffexp.prediction.denoiser import Denoiser, NetworkDenoiser
 from diffexp.prediction.head import Head
 from diffexp.prediction.oracle.base import Oracle
 from diffexp.prediction.oracle.spec import OracleSpec
+from diffexp.prediction.time_input import SIGNED
 from diffexp.process.base import Process
 from diffexp.training.compile import check_compiler
 from diffexp.training.ema import EMASettings
@@ -183,7 +184,7 @@ def _check_network(parts: Parts) -> None:
     if parts.objective.label_dropout and not parts.data.num_classes:
         raise ConfigError("objective.label_dropout has no effect without labels: add dataset.labels=true")
     told = parts.head.time
-    if told in ("log_snr", "log_snr_linear", "index") and getattr(parts.network, "embedding", None) == "fourier":
+    if told in SIGNED and getattr(parts.network, "embedding", None) == "fourier":
         raise ConfigError(f"prediction.time={told}: a Fourier embedding takes the time's logarithm: use 999t")
     if parts.process.num_steps is not None and told in ("t", "999t"):
         raise ConfigError(f"prediction.time={told}: process {parts.process.name} counts its times: use index")

@@ -1,4 +1,4 @@
-"""Decoding image files with Pillow: into one array, naming every file that cannot be used."""
+"""Decoding image files with Pillow: into one array, resized where asked, naming every file that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
 _CHUNK = 32  # images a task
 _SMALL = 64  # pixels; below it Python's share of the work exceeds the decoder's and threads only wait for each other
+Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Fit = Literal["stretch", "crop"]
+FILTERS: tuple[str, ...] = get_args(Filter)
+FITS: tuple[str, ...] = get_args(Fit)
+
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # 8 bits a channel, or fewer
 
 
@@ -26,25 +32,46 @@ class Fault:
     reason: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is taken of a file, and how it comes to the resolution.
+
+    Attributes:
+        halves: the file holds two pictures side by side: both are taken, the left one's channels first.
+        resize: Pillow's filter; None: a picture of another size is a fault.
+        fit: "stretch" a picture to the square, or "crop" its centre once the short side has the size (the pixels are
+            those of torchvision's Resize and CenterCrop on Pillow images).
+    """
+
+    halves: bool = False
+    resize: Filter | None = None
+    fit: Fit = "crop"
+
+
+PLAIN = Reading()
+
+
 class _Unusable(Exception):
     """Carries the reason to `_decode`'s caller."""
 
 
-def decode(paths: Sequence[str], out: np.ndarray) -> list[Fault]:
+def decode(paths: Sequence[str], out: np.ndarray, reading: Reading = PLAIN) -> list[Fault]:
     """Decode files into `out`, in threads where that helps (Pillow's decoders release the interpreter's lock).
 
-    Grey and colour are converted into each other, transparency is dropped, nothing is resized.
+    Grey and colour are converted into each other, transparency is dropped.
 
     Args:
         paths: n file names.
-        out: uint8 array (n, C, H, W) with C = 1 or 3; rows of files with faults are left as they are.
+        out: uint8 array (n, C, H, W) with C = 1 or 3, twice that for two halves; rows of files with faults are left as
+            they are.
+        reading: what is taken of a file.
 
     Returns:
         the files that are missing, damaged, of another size, or of more than 8 bits a channel, in the order of `paths`.
     """
 
     def task(start: int) -> list[Fault]:
-        return list(_decode_some(paths[start : start + _CHUNK], out[start : start + _CHUNK]))
+        return list(_decode_some(paths[start : start + _CHUNK], out[start : start + _CHUNK], reading))
 
     starts = range(0, len(paths), _CHUNK)
     threads = min(_threads(out.shape[-1]), len(starts))
@@ -54,9 +81,9 @@ def decode(paths: Sequence[str], out: np.ndarray) -> list[Fault]:
         return [fault for faults in pool.map(task, starts) for fault in faults]
 
 
-def check_headers(paths: Sequence[str], resolution: int) -> list[Fault]:
-    """The files whose header cannot be read or names another size; pixels are not decoded."""
-    return [fault for path in paths if (fault := _check_header(path, resolution)) is not None]
+def check_headers(paths: Sequence[str], resolution: int, reading: Reading = PLAIN) -> list[Fault]:
+    """The files whose header cannot be read or names a size that cannot be used; pixels are not decoded."""
+    return [fault for path in paths if (fault := _check_header(path, resolution, reading)) is not None]
 
 
 def _threads(resolution: int) -> int:
@@ -65,28 +92,30 @@ def _threads(resolution: int) -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def _decode_some(paths: Sequence[str], out: np.ndarray) -> Iterator[Fault]:
-    channels, resolution = out.shape[1], out.shape[2]
+def _decode_some(paths: Sequence[str], out: np.ndarray, reading: Reading) -> Iterator[Fault]:
+    count = 2 if reading.halves else 1
+    channels, resolution = out.shape[1] // count, out.shape[2]
     for path, row in zip(paths, out, strict=True):
         try:
-            row[...] = (
-                _pixels(path, "RGB" if channels == 3 else "L", resolution)
-                .reshape(resolution, resolution, channels)
-                .transpose(2, 0, 1)
-            )
+            pictures = _pictures(path, "RGB" if channels == 3 else "L", resolution, reading)
+            for place, picture in enumerate(pictures):
+                pixels = np.asarray(picture).reshape(resolution, resolution, channels)
+                row[place * channels : (place + 1) * channels] = pixels.transpose(2, 0, 1)
         except _Unusable as error:
             yield Fault(path, str(error))
 
 
-def _pixels(path: str, mode: str, resolution: int) -> np.ndarray:
+def _pictures(path: str, mode: str, resolution: int, reading: Reading) -> list[Any]:
+    """The picture of a file, or its two halves, as Pillow's images of the resolution."""
     from PIL import Image
 
     try:
         with open(path, "rb") as handle:
             data = handle.read()
         with Image.open(io.BytesIO(data)) as image:
-            _check_form(image, resolution)
-            return np.asarray(image if image.mode == mode else image.convert(mode))
+            _check_form(image, resolution, reading)
+            whole = image if image.mode == mode else image.convert(mode)
+            return [_fitted(part, resolution, reading) for part in _parts(whole, reading)]
     # What Pillow's decoders raise for damaged files (SyntaxError: broken PNG chunks).
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         raise _Unusable(_reason(error)) from error
@@ -94,12 +123,36 @@ def _pixels(path: str, mode: str, resolution: int) -> np.ndarray:
         raise _Unusable("is far too large") from error
 
 
-def _check_header(path: str, resolution: int) -> Fault | None:
+def _parts(image: Any, reading: Reading) -> list[Any]:
+    if not reading.halves:
+        image.load()  # a file that was not converted is still unread
+        return [image]
+    width, height = image.size
+    return [image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))]
+
+
+def _fitted(image: Any, resolution: int, reading: Reading) -> Any:
+    """The picture at the resolution."""
+    from PIL import Image
+
+    width, height = image.size
+    if (width, height) == (resolution, resolution):
+        return image
+    method = Image.Resampling[reading.resize.upper()]
+    if reading.fit == "stretch":
+        return image.resize((resolution, resolution), method)
+    short = min(width, height)
+    image = image.resize((resolution * width // short, resolution * height // short), method)
+    left, top = round((image.size[0] - resolution) / 2), round((image.size[1] - resolution) / 2)
+    return image.crop((left, top, left + resolution, top + resolution))
+
+
+def _check_header(path: str, resolution: int, reading: Reading) -> Fault | None:
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            _check_form(image, resolution)
+            _check_form(image, resolution, reading)
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
         return Fault(path, _reason(error))
     except _Unusable as error:
@@ -109,10 +162,13 @@ def _check_header(path: str, resolution: int) -> Fault | None:
     return None
 
 
-def _check_form(image: object, resolution: int) -> None:
+def _check_form(image: Any, resolution: int, reading: Reading) -> None:
     width, height = image.size
-    if (width, height) != (resolution, resolution):
-        raise _Unusable(f"is {width}x{height}, not {resolution}x{resolution}")
+    if reading.halves and width % 2:
+        raise _Unusable(f"is {width} pixels wide, which makes no two halves")
+    wanted = (2 * resolution if reading.halves else resolution, resolution)
+    if reading.resize is None and (width, height) != wanted:
+        raise _Unusable(f"is {width}x{height}, not {wanted[0]}x{wanted[1]}")
     if image.mode not in _MODES:
         raise _Unusable(f"has pixels of type {image.mode}, not 8 bits a channel")
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from diffexp.core.errors import DataError, nearest
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
+_HELD_OUT = ("test", "val", "valid", "validation")  # the first that is there is the test split
+_SPLIT_NAMES = {"train", *_HELD_OUT}
+_SHOWN = 3  # files that an error names
 
 
 @dataclass(frozen=True)
@@ -32,34 +34,40 @@ class Listing:
         return [os.path.join(self.root, name) for name in self.files]
 
 
-def folder_of(path: str) -> Path:
+def folder_of(path: str, key: str = "dataset.path") -> Path:
     """The folder `path`, or a one-line DataError that names the nearest existing folder and the nearest name in it."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise DataError(f"dataset.path: '{path}' is a file, not a folder")
+        raise DataError(f"{key}: '{path}' is a file, not a folder")
     existing, missing = folder.absolute(), folder.name
     while not existing.is_dir():
         existing, missing = existing.parent, existing.name
     names = _sub_folders(existing)
     hint = nearest(missing, names)
     hint = f"; {hint}" if names and (len(names) <= 8 or hint.startswith("did")) else ""
-    raise DataError(f"dataset.path: '{path}' does not exist (there is '{existing}', without '{missing}'{hint})")
+    raise DataError(f"{key}: '{path}' does not exist (there is '{existing}', without '{missing}'{hint})")
 
 
 def is_divided(folder: Path) -> bool:
-    """Whether the folder holds ``train/`` and ``test/``; one without the other is refused."""
+    """Whether the folder holds ``train/`` and a held-out split; one without the other is refused."""
     names = set(_sub_folders(folder))
-    if {"train", "test"} <= names:
+    if "train" in names and names & set(_HELD_OUT):
         return True
-    if names & {"train", "test"} and names <= _SPLIT_NAMES:
-        there = next(iter(names & {"train", "test"}))
+    if names and names <= _SPLIT_NAMES:
+        there = "train" if "train" in names else held_out_folder(folder).name
         lacking = "test" if there == "train" else "train"
         raise DataError(
             f"dataset.path: '{folder}' has '{there}' but no '{lacking}': add it, or set dataset.path={folder / there}"
         )
     return False
+
+
+def held_out_folder(folder: Path) -> Path:
+    """The sub-folder that is the test split of a divided folder: ``test/``, or else ``val/`` and the like."""
+    names = _sub_folders(folder)
+    return folder / next(name for name in _HELD_OUT if name in names)
 
 
 def class_names(folder: Path) -> list[str]:
@@ -75,8 +83,8 @@ def list_splits(folder: Path, labels: bool, held_out: float) -> dict[str, Listin
     """List the ``train`` and ``test`` images of `folder`.
 
     Args:
-        folder: an existing folder; with both ``train/`` and ``test/`` these are the splits, otherwise a share is
-            held out by a hash of the file's relative name: adding images never moves one to the other side.
+        folder: an existing folder; with both ``train/`` and ``test/`` (or ``val/``) these are the splits, otherwise a
+            share is held out by a hash of the file's relative name: adding images never moves one to the other side.
         labels: take the first sub-folder of each file as its class.
         held_out: the share, in (0, 1), of images that go to ``test``; unused where the folder is divided.
 
@@ -85,7 +93,8 @@ def list_splits(folder: Path, labels: bool, held_out: float) -> dict[str, Listin
     """
     classes = class_names(folder) if labels else []
     if is_divided(folder):
-        parts = {name: (folder / name, _files(folder / name)) for name in ("train", "test")}
+        roots = {"train": folder / "train", "test": held_out_folder(folder)}
+        parts = {name: (root, _files(root)) for name, root in roots.items()}
     else:
         train, test = _divide(folder, _files(folder), held_out)
         parts = {"train": (folder, train), "test": (folder, test)}
@@ -96,6 +105,59 @@ def list_splits(folder: Path, labels: bool, held_out: float) -> dict[str, Listin
             name = classes[min(absent)]
             raise DataError(f"class '{name}' of '{folder}' has no training images ({', '.join(EXTENSIONS)})")
     return splits
+
+
+def list_pairs(target: Path, source: Path, held_out: float) -> tuple[dict[str, Listing], dict[str, Listing]]:
+    """List the splits of two folders whose files belong together by name, whatever their extensions are.
+
+    Args:
+        target, source: existing folders of one layout.
+        held_out: see `list_splits`; the names in `target` decide.
+
+    Returns:
+        (targets, sources): for each split, listings of one order.
+
+    Raises:
+        DataError: files without a partner, the first of which are named; or as for `list_splits`.
+    """
+    targets, divided = list_splits(target, False, held_out), is_divided(target)
+    if divided != is_divided(source):
+        with_, without = (target, source) if divided else (source, target)
+        raise DataError(f"dataset: '{with_}' is divided into train/ and test/, '{without}' is not")
+    if not divided:
+        files = [file for listing in targets.values() for file in listing.files]
+        partner = dict(zip(files, _partners(target, files, source, _files(source)), strict=True))
+        return targets, {
+            name: Listing(source, [partner[file] for file in listing.files], None) for name, listing in targets.items()
+        }
+    roots = {"train": source / "train", "test": held_out_folder(source)}
+    return targets, {
+        name: Listing(roots[name], _partners(found.root, found.files, roots[name], _files(roots[name])), None)
+        for name, found in targets.items()
+    }
+
+
+def _partners(target: Path, targets: list[str], source: Path, sources: list[str]) -> list[str]:
+    """For each target the source of the same name."""
+    wanted, found = _by_stem(target, targets), _by_stem(source, sources)
+    for root, alone, other in (
+        (target, [wanted[stem] for stem in wanted if stem not in found], source),
+        (source, [found[stem] for stem in found if stem not in wanted], target),
+    ):
+        if alone:
+            names = ", ".join(f"'{name}'" for name in alone[:_SHOWN]) + (", ..." if len(alone) > _SHOWN else "")
+            raise DataError(f"{len(alone)} of the images in '{root}' have no partner in '{other}': {names}")
+    return [found[stem] for stem in wanted]
+
+
+def _by_stem(root: Path, files: list[str]) -> dict[str, str]:
+    """Name without extension -> file, in the order of the files."""
+    stems: dict[str, str] = {}
+    for file in files:
+        other = stems.setdefault(os.path.splitext(file)[0], file)
+        if other != file:
+            raise DataError(f"'{root / other}' and '{root / file}' would be one image of a pair: keep one of them")
+    return stems
 
 
 def _sub_folders(folder: Path) -> list[str]:

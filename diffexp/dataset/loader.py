@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DataError
 from diffexp.core.image import to_float
-from diffexp.dataset.split import Split
+from diffexp.dataset.split import PairedSplit, Split
 
 Batch = dict[str, Tensor]
 
@@ -88,24 +88,35 @@ class TrainingBatches:
     """A split seen through its endless order; a whole batch is made at once.
 
     A batch holds ``image`` float32 (B, C, H, W) in [-1, 1], ``position`` int64 (B,), the keys of everything random
-    about the images, and ``label`` int64 (B,) when the data set has classes. Where the split asks for flips, half of
-    the positions are mirrored left to right, chosen by (seed, position).
+    about the images, and ``label`` int64 (B,) when the data set has classes; of pairs also the sources, ``endpoint``
+    float32 (B, C, H, W), and where there is one their ``mask`` float32 (B, 1, H, W). Where the split asks for flips,
+    half of the positions are mirrored left to right, target, source and mask together, chosen by (seed, position).
     """
 
     def __init__(self, split: Split, seed: int) -> None:
         self._split, self._seed = split, seed
         self._order = DataOrder(len(split), seed)
+        self._paired = isinstance(split, PairedSplit)
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         """The batch of the given positions."""
         indices = self._order.indices(positions)
-        image = to_float(self._split.images(indices))
+        batch = self._pictures(indices)
         if self._split.flip:
             mirrored = random.uniform(self._seed, "flip", positions) < 0.5
-            image[mirrored] = image[mirrored].flip(-1)
-        batch = {"image": image, "position": torch.tensor(positions, dtype=torch.int64)}
+            for pictures in batch.values():
+                pictures[mirrored] = pictures[mirrored].flip(-1)
+        batch["position"] = torch.tensor(positions, dtype=torch.int64)
         labels = self._split.labels(indices)
         return batch if labels is None else {**batch, "label": labels}
+
+    def _pictures(self, indices: np.ndarray) -> Batch:
+        """All that has a left and a right."""
+        if not self._paired:
+            return {"image": to_float(self._split.images(indices))}
+        image, endpoint, mask = self._split.pairs(indices)
+        found = {"image": to_float(image), "endpoint": endpoint.clone()}  # a flip writes into them
+        return found if mask is None else {**found, "mask": mask.clone()}
 
 
 def _as_is(batch: Batch) -> Batch:

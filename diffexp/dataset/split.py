@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,28 @@ class Split(Protocol):
 
     def labels(self, indices: Indices) -> Tensor | None:
         """Classes of the given indices: int64 (B,), or None when the data set has no classes."""
+
+
+class Pairs(NamedTuple):
+    """Images with what they are to be made from.
+
+    Attributes:
+        image: the targets x0, uint8 (B, C, H, W).
+        endpoint: the sources y, float32 (B, C, H, W) in [-1, 1]; not always whole grey levels.
+        mask: float32 (B, 1, H, W), 1 where the source holds nothing of the target; None where the question is idle.
+    """
+
+    image: Tensor
+    endpoint: Tensor
+    mask: Tensor | None
+
+
+@runtime_checkable
+class PairedSplit(Split, Protocol):
+    """A split whose images are the targets of pairs; its fingerprint covers the sources too, and flips are joint."""
+
+    def pairs(self, indices: Indices) -> Pairs:
+        """The pairs of the given indices."""
 
 
 @runtime_checkable

@@ -21,6 +21,8 @@ TRAINING = (
 NOT_TRAINING = (
     # where images lie and how they are read; what they show has a fingerprint of its own
     "dataset.path", "dataset.root", "dataset.download", "dataset.verify", "dataset.in_memory",
+    "dataset.images.path", "dataset.images.root", "dataset.images.download", "dataset.images.verify",
+    "dataset.images.in_memory", "dataset.target", "dataset.source",
     # what is written, how often, and who loads the data
     "training.log_every", "training.checkpoint_every", "training.keep", "training.workers",
     # the number of devices counts (dropout belongs to the rank), their kind does not

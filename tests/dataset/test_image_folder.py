@@ -12,7 +12,8 @@ from PIL import Image
 
 from diffexp.core.errors import ConfigError, DataError
 from diffexp.dataset.decode import decode
-from diffexp.dataset.image_folder import FileSplit, ImageFolder
+from diffexp.dataset.files import FileSplit
+from diffexp.dataset.image_folder import ImageFolder
 from diffexp.dataset.split import ArraySplit, Dataset, Split
 
 _SIZE = 8

@@ -1,6 +1,6 @@
 """The denoising objective: perturb the data at a random time and regress the head's target.
 
-    loss = mean over images of  w(t) mean over pixels of (F(u_t, t) - target)^2,   u_t = A_t x0 + L_t e
+    loss = mean over images of  w(t) mean over pixels of (F(u_t, t) - target)^2,   u_t = A_t x0 + B_t y + L_t e
 
 (Ho et al. 2020, eq. 14 for eps with the plain weight; Salimans & Ho 2022, section 4 for the others; gDDIM, eq. 5.)
 """
@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from diffexp.core import random
 from diffexp.core.errors import ConfigError
 from diffexp.core.transfer import to_device
+from diffexp.objective.batch import conditions_of, data_and_noise
 from diffexp.objective.times import Times
 from diffexp.objective.weighting import Weighting
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser, told
 from diffexp.prediction.head import Head
-from diffexp.prediction.wrapper import NO_LABEL
 from diffexp.process.base import Process
 
 
@@ -34,6 +32,8 @@ class Denoising:
         reduce: "mean" over the pixels of an image, or their "sum" (CLD-SGM, likelihood training); images are averaged.
         label_dropout: probability with which an image is shown without its label, in [0, 1): classifier-free guidance
             needs it (0.1 to 0.2 in Ho & Salimans 2022).
+        masked: errors count only inside the mask of the data, in the mean over all pixels (DBIM's code has it, though
+            the published trainings use the whole image).
 
     Raises:
         ConfigError: for a label_dropout out of range.
@@ -45,6 +45,7 @@ class Denoising:
         times: Times,
         reduce: Literal["mean", "sum"] = "mean",
         label_dropout: float = 0.0,
+        masked: bool = False,
     ) -> None:
         if not 0.0 <= label_dropout < 1.0:
             raise ConfigError(f"objective.label_dropout={label_dropout}: a probability in [0, 1) is needed")
@@ -52,6 +53,7 @@ class Denoising:
         self.times = times
         self.reduce = reduce
         self.label_dropout = label_dropout
+        self.masked = masked
 
     def check(self, head: Head, process: Process) -> None:
         """Raise ConfigError when no time is left to train on, or the weight has no meaning for them."""
@@ -63,21 +65,13 @@ class Denoising:
 
         Args:
             denoiser: the network under training.
-            batch: "image" (B, C, H, W) in [-1, 1], "position" (B,) on the CPU, and "label" (B,) with classes.
+            batch: "image" (B, C, H, W) in [-1, 1], "position" (B,) on the CPU, and the conditions of `conditions_of`.
             seed: keys times, noise and dropped labels, together with the positions.
         """
-        position = batch["position"]
-        image = batch["image"]
-
-        def velocity() -> Tensor:
-            drawn = random.normal(seed, "train/velocity", position, image.shape[1:])
-            return to_device(drawn, image.device, image.dtype)
-
-        x0 = denoiser.process.lift_drawn(image, velocity)
-        noise = to_device(random.normal(seed, "train/noise", position, x0.shape[1:]), x0.device, x0.dtype)
-        t = self.times.draw(denoiser.process, seed, position)
-        conditions = Conditions(labels=self._labels(batch.get("label"), seed, position))
-        return self.losses(denoiser, x0, noise, t, conditions).mean()
+        process = denoiser.process
+        x0, noise = data_and_noise(process, batch, seed)
+        t = self.times.draw(process, seed, batch["position"])
+        return self.losses(denoiser, x0, noise, t, conditions_of(batch, seed, self.label_dropout)).mean()
 
     def losses(
         self,
@@ -99,14 +93,17 @@ class Denoising:
         process, head = denoiser.process, denoiser.head
         law = process.marginal(t).cast(x0.dtype, x0.device)
         u = law.perturb(x0, noise, conditions.endpoint)
-        output = denoiser.output(u, told(denoiser.time_input(t), x0.dtype, x0.device), conditions)
-        error = head.error(law, output, head.target(law, x0, noise, u)).square().flatten(1)
+        scale = denoiser.input_scale(t)
+        scale = None if scale is None else scale.cast(x0.dtype, x0.device)
+        output = denoiser.output(u, told(denoiser.time_input(t), x0.dtype, x0.device), conditions, scale)
+        error = head.error(law, output, head.target(law, x0, noise, u)).square()
+        if self.masked:
+            error = error * _mask(conditions)
         weight = to_device(self.weighting.weight(head, process, t), x0.device, x0.dtype)
-        return weight * (error.mean(1) if self.reduce == "mean" else error.sum(1))
+        return weight * (error.flatten(1).mean(1) if self.reduce == "mean" else error.flatten(1).sum(1))
 
-    def _labels(self, labels: Tensor | None, seed: int, position: Tensor) -> Tensor | None:
-        """The labels, some of them taken away."""
-        if labels is None or self.label_dropout == 0.0:
-            return labels
-        kept = random.uniform(seed, "train/label", position) >= self.label_dropout
-        return torch.where(to_device(kept, labels.device, torch.bool), labels, NO_LABEL)
+
+def _mask(conditions: Conditions) -> Tensor:
+    if conditions.mask is None:
+        raise ConfigError("objective.masked=true: the data set has no masks; choose another, or set it to false")
+    return conditions.mask

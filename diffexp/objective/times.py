@@ -31,7 +31,8 @@ class Uniform(Times):
     """Uniform in [t_min, t_max], independent.
 
     Args:
-        t_min: smallest time; 1e-5 in the score-based papers. None is the process's data time.
+        t_min: smallest time; 1e-5 in the score-based papers. None is the process's own: its data time, or a bridge's
+            epsilon.
     """
 
     name = "uniform"
@@ -41,7 +42,7 @@ class Uniform(Times):
 
     def start(self, process: Process) -> float:
         """The smallest time on `process`."""
-        return process.t_data if self.t_min is None else self.t_min
+        return process.t_min if self.t_min is None else self.t_min
 
     def check(self, process: Process) -> None:
         if not process.t_data <= self.start(process) < process.t_max:

@@ -1,15 +1,12 @@
 """Golden files: arrays whose `config` (JSON) says how each was made, and a record of what the tests did with them.
 
-Two layouts exist. "diffexp-golden": `families` is {name: {members, tolerances}}, a member has `inputs`, `uses` and
-`outputs`, each {role: key}. "gddim": `families` is a list, a member has `in` and `out`, and what its family says holds
-for it unless it says otherwise. Keys are labels: nothing is read from them.
+`layout` reads the layouts that exist. Keys are labels: nothing is read from them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.parity.layout import Words, members, texts
 from tests.parity.tolerance import Tolerance, stated
 
 DIFFEXP = {"schema": "diffexp-golden", "schema_version": 1}
@@ -26,10 +24,10 @@ SCHEMAS: dict[str, dict[str, object]] = {
     "progressive_distillation": {**DIFFEXP, "topic": "progressive_distillation", "part": "process"},
     "progressive_distillation_unet": {**DIFFEXP, "topic": "progressive_distillation", "part": "unet"},
     "bddm": {**DIFFEXP, "topic": "bddm"},
+    "cdbm": {"schema": 1, "topic": "cdbm"},
 }
 """What `config` must say for the tests to understand the file."""
 
-Words = dict[str, Any]
 Numbers = Tensor | np.ndarray | float
 
 
@@ -72,7 +70,7 @@ class Golden:
                 said = self.config.get(word)
                 raise GoldenError(f"golden {path.name}: {word} is {said!r}, these tests read {expected!r}")
         self.keys = [key for key in self._file.files if key != "config"]
-        self.members = [Member(self, *parts) for parts in _members(self.config["families"])]
+        self.members = [Member(self, *parts) for parts in members(self.config)]
         self.checked: set[str] = set()
         self.touched = False
         self.worst: dict[str, float] = {}
@@ -97,7 +95,7 @@ class Golden:
 
     def leave(self, member: Member, reason: str) -> None:
         """Note why the arrays of a member are not compared."""
-        for key in _texts(member.words):
+        for key in texts(member.words):
             self._reasons.setdefault(key, reason)
 
     def unchecked(self) -> dict[tuple[str, str], list[str]]:
@@ -139,7 +137,7 @@ class Golden:
             for key in (*member.owned, *member.outputs.values()):
                 owners.setdefault(key, member.family)
         for member in self.members:
-            for key in _texts(member.words):
+            for key in texts(member.words):
                 owners.setdefault(key, member.family)
         return owners
 
@@ -181,15 +179,24 @@ class Member:
         """The input array of a role, floating point numbers in `dtype`."""
         return self.golden.tensor(self.inputs[role], dtype)
 
-    def check(self, role: str, got: Numbers) -> None:
+    def part(self, words: Words) -> Member:
+        """A part of the member that has outputs of its own, `words["out"]`; what it does not say is the member's."""
+        return replace(self, words={**self.words, **words}, outputs=words["out"])
+
+    def check(self, role: str, got: Numbers, at_end: Tensor | None = None) -> None:
         """Compare an output; float32 values at the tolerance for float32, whole numbers and texts exactly.
+
+        Args:
+            role: the output.
+            got: our values.
+            at_end: which entries stand at the end point, where the file may state another tolerance.
 
         Raises:
             AssertionError: naming file, family, member, role, largest error and tolerance.
             GoldenError: the file states no tolerance for it.
         """
         __tracebackhide__ = True
-        self.compare(role, got, self.golden.array(self.outputs[role]))
+        self.compare(role, got, self.golden.array(self.outputs[role]), at_end=at_end)
 
     def check_each(self, **got: Numbers) -> None:
         """Compare every output that the member has among these; what it has beside them stays unchecked."""
@@ -198,7 +205,14 @@ class Member:
             if role in got:
                 self.check(role, got[role])
 
-    def compare(self, role: str, got: Numbers, want: np.ndarray, rule: Tolerance | None = None) -> None:
+    def compare(
+        self,
+        role: str,
+        got: Numbers,
+        want: np.ndarray,
+        rule: Tolerance | None = None,
+        at_end: Tensor | None = None,
+    ) -> None:
         """Compare with an array at `rule`, or at the tolerance of an output role; errors as for `check`."""
         __tracebackhide__ = True
         where = f"{self!r}, {role}"
@@ -210,7 +224,7 @@ class Member:
         rule = rule or stated(self.golden.config, self.shared, self.own, role, got.dtype == np.float32)
         if rule is None:
             raise GoldenError(f"{where}: the file states no tolerance for {got.dtype}")
-        ratio = rule.ratio(got, want)
+        ratio = rule.ratio(got, want, None if at_end is None else at_end.numpy())
         label = f"{self.family} {got.dtype}" if got.dtype == np.float32 else self.family
         self.golden.worst[label] = max(self.golden.worst.get(label, 0.0), ratio)
         error = np.abs(got - want.astype(np.float64)).max(initial=0.0)
@@ -237,36 +251,3 @@ class Member:
         if role in self.inputs:
             found = np.ravel(self.golden.array(self.inputs[role])).tolist()
             assert found == list(constants), f"{self!r}, {role}: {found}, but config says {list(constants)}"
-
-
-def _texts(node: object) -> Iterable[str]:
-    """All texts in a JSON value; of the names in dictionaries only those under `arrays`."""
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, Mapping):
-        for word, value in node.items():
-            yield from list(value) if word == "arrays" else _texts(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value)
-
-
-def _members(families: object) -> Iterable[tuple]:
-    """What `Member` holds beside its file, for every member of a file of either layout."""
-    if isinstance(families, Mapping):
-        for name, family in families.items():
-            for own in family["members"]:
-                words = {**{word: value for word, value in family.items() if word != "members"}, **own}
-                inputs = {**own.get("inputs", {}), **own.get("uses", {})}
-                owned = tuple(own.get("inputs", {}).values())
-                yield name, family, words, inputs, owned, own.get("outputs", {}), own
-        return
-    for family in families:
-        shared = {word: value for word, value in family.items() if word != "members"}
-        for own in family.get("members", [{}]):
-            words = dict(shared)
-            for word, value in own.items():
-                old = shared.get(word)
-                words[word] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-            owned = tuple(words.get("arrays", ()))
-            yield family["family"], shared, words, words.get("in", {}), owned, words.get("out", {}), own

@@ -20,31 +20,43 @@ class Tolerance:
         rel: relative part, of each entry, or of max(1, largest entry) when `whole`.
         whole: see `rel`.
         above: with a number, the relative part alone counts, and only for entries above it.
+        peak: `rel` is of the largest entry.
+        at_end: the rule for entries at the end point of a bridge, where it is another one.
     """
 
     abs: float = 0.0
     rel: float = 0.0
     whole: bool = False
     above: float | None = None
+    peak: bool = False
+    at_end: Tolerance | None = None
 
     def allowed(self, want: np.ndarray) -> np.ndarray:
         """The largest allowed error of each entry of `want` (float64)."""
         size = np.abs(want)
         if self.above is not None:
             return np.where(size > self.above, self.rel * size, np.inf)
-        if self.whole:
-            size = np.full_like(size, max(1.0, size.max(initial=0.0)))
+        if self.whole or self.peak:
+            size = np.full_like(size, max(1.0 if self.whole else 0.0, size.max(initial=0.0)))
         return self.abs + self.rel * size
 
-    def ratio(self, got: np.ndarray, want: np.ndarray) -> float:
-        """The largest error of an entry, divided by the allowed one; NaN when an entry is NaN."""
+    def ratio(self, got: np.ndarray, want: np.ndarray, at_end: np.ndarray | None = None) -> float:
+        """The largest error of an entry, divided by the allowed one; NaN when an entry is NaN.
+
+        Args:
+            got, want: the values.
+            at_end: which entries stand at the end point.
+        """
         want = want.astype(np.float64)
+        allowed = self.allowed(want)
+        if at_end is not None and self.at_end is not None:
+            allowed = np.where(at_end, self.at_end.allowed(want), allowed)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.where(got == want, 0.0, np.abs(got - want))  # also equal infinities
-            return float(np.where(error == 0.0, 0.0, error / self.allowed(want)).max(initial=0.0))
+            return float(np.where(error == 0.0, 0.0, error / allowed).max(initial=0.0))
 
     def __str__(self) -> str:
-        of = "max(1, max|golden|)" if self.whole else "|golden|"
+        of = "max(1, max|golden|)" if self.whole else "max|golden|" if self.peak else "|golden|"
         limit = "" if self.above is None else f" where |golden| > {self.above:g}"
         return f"abs {self.abs:g} + rel {self.rel:g} {of}{limit}"
 
@@ -59,6 +71,9 @@ def stated(config: Settings, family: Settings, member: Settings, role: str, sing
         role: the output.
         single: for a float32 implementation with coefficients in float64.
     """
+    if config.get("topic") == "cdbm":
+        own = family["tolerance"].get(role, family["tolerance"].get("default"))
+        return None if own is None else _at_peak(own)
     if config["schema"].startswith("gddim"):
         own = {**family.get("tol", {}), **member.get("tol", {})}.get(role)
         return None if own is None or single or own.get("compare") is False else _rule(own, whole=True)
@@ -85,3 +100,9 @@ def _rule(own: Settings, whole: bool) -> Tolerance:
     if "above" in own:
         return Tolerance(rel=own["elementwise_rel"], above=own["above"])
     return Tolerance(own.get("abs", 0.0), own.get("rel", 0.0), whole)
+
+
+def _at_peak(own: Settings) -> Tolerance:
+    """The rule of a bridge's file, with the one that replaces it at the end point."""
+    end = own.get("at_T")
+    return Tolerance(own["abs"], own["rel"], peak=True, at_end=None if end is None else _at_peak(end))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import omegaconf.omegaconf
 import pytest
 import torch
+import yaml
 
 from tests import turns
 from tests.parity import ledger
@@ -43,3 +49,34 @@ def pytest_xdist_auto_num_workers() -> int:
     """Workers of `-n auto`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is imported by now stays: no need to look through it again and again
+
+
+class OnceParsed:
+    """PyYAML as OmegaConf sees it, except that a text is parsed once: each command composes all of conf four times."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[str, bytes] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(yaml, name)
+
+    def load(self, stream: Any, Loader: type) -> Any:
+        """As yaml.load; a text that cannot be parsed fails again each time."""
+        text = stream if isinstance(stream, str) else stream.read()
+        if text not in self._parsed:
+            if stream is not text:
+                stream.seek(0)
+            self._parsed[text] = pickle.dumps(yaml.load(stream, Loader=Loader))
+        return pickle.loads(self._parsed[text])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _yaml_texts_are_parsed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(omegaconf.omegaconf, "yaml", OnceParsed())
+        yield

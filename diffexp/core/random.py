@@ -98,3 +98,16 @@ def seeded(seed: int, stream: str, *numbers: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch_seed(seed, stream, *numbers))
         yield
+
+
+def torch_state(device: torch.device) -> list[Tensor]:
+    """The state of the generators from which networks on this device draw dropout."""
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.default_generator.get_state(), *own]
+
+
+def set_torch_state(state: list[Tensor], device: torch.device) -> None:
+    """Go back to a `torch_state` of this device: what was drawn since is drawn again."""
+    torch.default_generator.set_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)

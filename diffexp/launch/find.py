@@ -1,4 +1,4 @@
-"""What `ckpt=` may mean: a checkpoint file, a run folder, or `latest:<recipe>`; found, or refused in one line."""
+"""What `ckpt=` and `teacher=` may mean: a checkpoint file, a run folder, or `latest:<recipe>`; found, or refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffexp.core.errors import CheckpointError, nearest
+from diffexp.core.errors import CheckpointError, ConfigError, nearest
 from diffexp.core.naming import checkpoints
 from diffexp.launch.folder import CHECKPOINTS, CONFIG, TRAINED_IN, load_frozen
 from diffexp.launch.text import one_line
@@ -16,12 +16,13 @@ from diffexp.launch.text import one_line
 LATEST = "latest:"
 
 
-def find_run(spec: str, runs: str | Path = "runs") -> tuple[Path | None, Path]:
-    """Resolve `ckpt=`.
+def find_run(spec: str, runs: str | Path = "runs", key: str = "ckpt") -> tuple[Path | None, Path]:
+    """Resolve `ckpt=` or `teacher=`.
 
     Args:
         spec: a checkpoint file, a run folder, or `latest:<recipe>`: the training of a recipe that saved last.
         runs: where run folders are.
+        key: which of them, for messages.
 
     Returns:
         (run folder, checkpoint); the folder is None for a file that lies outside of any run folder, else the checkpoint
@@ -31,14 +32,14 @@ def find_run(spec: str, runs: str | Path = "runs") -> tuple[Path | None, Path]:
         CheckpointError: nothing there; it says what was looked for and what there is.
     """
     if spec.startswith(LATEST):
-        return _latest(spec, spec.removeprefix(LATEST), Path(runs))
-    path = _named(spec, runs)
+        return _latest(spec, spec.removeprefix(LATEST), Path(runs), key)
+    path = _named(spec, runs, key)
     run = _run_around(path)
     if path.is_file():
         return run, path if run is None else run / CHECKPOINTS / path.name
     checkpoint = newest(run or path)
     if checkpoint is None:
-        raise CheckpointError(f"ckpt={spec}: no checkpoint in it (looked for {CHECKPOINTS}/step_<number>.ckpt)")
+        raise CheckpointError(f"{key}={spec}: no checkpoint in it (looked for {CHECKPOINTS}/step_<number>.ckpt)")
     return run, checkpoint
 
 
@@ -57,9 +58,16 @@ def find_folder(spec: str, runs: str | Path = "runs") -> Path:
 def check_checkpoint(config: Mapping[str, Any]) -> None:
     """Refuse a configuration whose `ckpt` leads nowhere, or to a run of another recipe (as far as a run folder tells).
 
+    Also one whose `teacher` leads nowhere, or would not be asked.
+
     Raises:
         CheckpointError: see `find_run` (for task=report, `find_folder`); or the recipes differ.
+        ConfigError: a teacher beside distillation=none.
     """
+    if config.get("teacher") is not None:
+        if not config.get("distillation"):
+            raise ConfigError(f"teacher={config['teacher']}: has no effect beside distillation=none; choose cbt or cbd")
+        find_run(str(config["teacher"]), str(config.get("runs") or "runs"), "teacher")
     if config.get("ckpt") is None:
         return
     spec, runs = str(config["ckpt"]), str(config.get("runs") or "runs")
@@ -92,11 +100,11 @@ def _tidy(path: Path) -> Path:
     return tidy if tidy.exists() else path
 
 
-def _named(spec: str, runs: str | Path) -> Path:
+def _named(spec: str, runs: str | Path, key: str = "ckpt") -> Path:
     """The file or folder that `ckpt=` names; CheckpointError when there is none."""
     path = Path(spec)
     if not path.exists():
-        raise CheckpointError(f"ckpt={spec}: no such file or folder; {_known(Path(runs))}")
+        raise CheckpointError(f"{key}={spec}: no such file or folder; {_known(Path(runs))}")
     return path
 
 
@@ -131,13 +139,13 @@ def _saved_at(file: Path) -> tuple[int, str]:
         return 0, str(file)
 
 
-def _latest(spec: str, recipe: str, runs: Path) -> tuple[Path, Path]:
+def _latest(spec: str, recipe: str, runs: Path, key: str) -> tuple[Path, Path]:
     """The run of a recipe that saved a checkpoint last."""
     found = recipes(runs)
     checkpoint = newest(found[recipe]) if recipe in found else None
     if checkpoint is None:
         hint = f"; {nearest(recipe, found)}" if found else ", nor of any other recipe"
-        raise CheckpointError(f"ckpt={spec}: no run of '{recipe}' with a checkpoint in {runs}{hint}")
+        raise CheckpointError(f"{key}={spec}: no run of '{recipe}' with a checkpoint in {runs}{hint}")
     return found[recipe], checkpoint
 
 

@@ -14,9 +14,10 @@ from diffexp.launch.folder import CONFIG, load_frozen
 
 TRAINING = (
     "seed", "process", "prediction", "objective", "network", "dataset", "optimizer", "ema", "training", "trainer",
-    "distillation",
+    "distillation", "teacher_weights",
 )  # fmt: skip
-"""The weights follow from these keys and the training images. A new argument in one of these groups counts."""
+"""The weights follow from these keys and the training images. A new argument in one of these groups counts. A task adds
+`teacher_weights` to its configuration, the hash of the weights that `teacher=` names."""
 
 NOT_TRAINING = (
     # where images lie and how they are read; what they show has a fingerprint of its own
@@ -34,7 +35,7 @@ LENGTH = "training.max_steps"
 """How far a training goes: it names the folder, but a longer training may go on from a shorter one."""
 
 NOT_JOB = (
-    *NOT_TRAINING, "task", "runs", "ckpt", "sweep", "a", "b", "logger", "plugins", "paper",
+    *NOT_TRAINING, "task", "runs", "ckpt", "teacher", "sweep", "a", "b", "logger", "plugins", "paper",
     "evaluation.batch_size", "evaluation.again",
 )  # fmt: skip
 """What makes no other job of the same work: two commands that differ in these alone share a run folder."""

@@ -169,11 +169,11 @@ def _check_scalars(config: Mapping[str, Any], layout: Layout) -> None:
     seed = config.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(str(Fault("seed", "an int, 0 or larger", seed)))
-    for key in ("ckpt", "runs", "recipe", "sweep", "a", "b"):
+    for key in ("ckpt", "teacher", "runs", "recipe", "sweep", "a", "b"):
         value = config.get(key)
         if not (isinstance(value, str) or (value is None and (key != "runs" or key not in config))):
             raise ConfigError(str(Fault(key, "str" if key == "runs" else "str or null", value)))
-    for key in set(layout.scalars) - {"task", "seed", "ckpt", "runs", "recipe", "sweep", "a", "b", *_FREE}:
+    for key in set(layout.scalars) - {"task", "seed", "ckpt", "teacher", "runs", "recipe", "sweep", "a", "b", *_FREE}:
         before, value = layout.scalars[key], config.get(key)
         if type(before) in (bool, int, float, str) and "${" not in str(before):
             fault = fault_of(value, ast.Name(type(before).__name__), _HERE, key)
@@ -245,4 +245,4 @@ def _why_missing(target: str) -> str:
 
 
 _HERE = Module("", Path(), package=False)  # the scope of the annotations that are written here: builtins only
-_NFE = ast.parse("int | list[int]", mode="eval").body
+_NFE = ast.parse("int | list[int] | dict[str, int | list[int] | None] | None", mode="eval").body

@@ -36,3 +36,8 @@ class Prediction:
     def noise(self) -> Tensor:
         """e^, the estimate of the unit noise, (B, *)."""
         return self._noise(self.parts)
+
+    @property
+    def jump(self) -> Tensor:
+        """The state at t_min, (B, *), for a prediction that gives "jump": its form's data say this."""
+        return self.data

@@ -15,10 +15,12 @@ from diffexp.core import random
 from diffexp.core.errors import ConfigError, DiffexpError
 from diffexp.core.image import to_float
 from diffexp.dataset.split import Dataset
+from diffexp.distillation.base import Distillation
 from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
 from diffexp.network.spec import NetworkSpec
 from diffexp.objective.denoising import Denoising
+from diffexp.objective.distilled import Distilled
 from diffexp.prediction.denoiser import Denoiser, NetworkDenoiser
 from diffexp.prediction.head import Head
 from diffexp.prediction.oracle.base import Oracle
@@ -35,7 +37,9 @@ from diffexp.training.settings import Device, Training
 Config = Mapping[str, Any]
 
 # What the rest relies on: a plugin's class that is something else is refused here, not in the middle of a run.
-_ROLES = {"process": Process, "prediction": Head, "dataset": Dataset, "network": NetworkSpec}
+_ROLES = {
+    "process": Process, "prediction": Head, "dataset": Dataset, "network": NetworkSpec, "distillation": Distillation,
+}  # fmt: skip
 
 
 def make(config: Config, key: str) -> Any:
@@ -85,18 +89,25 @@ class DataShape:
 
 @dataclass(frozen=True)
 class Parts:
-    """The objects of one experiment, built but nothing read, trained or allocated."""
+    """The objects of one experiment, built but nothing read, trained or allocated.
+
+    Attributes:
+        distillation: what takes the objective's place; None: nothing does.
+        teacher: its teacher, frozen and in evaluation mode, once `tasks.teacher` has found it.
+    """
 
     data: DataShape
     process: Process
     head: Head
-    objective: Denoising
+    objective: Denoising | Distilled
     network: Any
     dataset: Any
     optimizer: Descent
     ema: EMASettings
     training: Training
     device: Device
+    distillation: Distillation | None = None
+    teacher: nn.Module | None = None
 
     @property
     def trainable(self) -> bool:
@@ -166,15 +177,26 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         ema=make(config, "ema"),
         training=make(config, "training"),
         device=make(config, "trainer"),
+        distillation=make(config, "distillation") if config.get("distillation") else None,
     )
     parts.head.check(parts.process)
-    parts.objective.check(parts.head, parts.process)
+    _check_objective(parts, config)
     if parts.trainable:
         _check_network(parts)
         parts.meta_denoiser()
     else:
         parts.network.check(parts.process, parts.data.shape)
     return parts
+
+
+def _check_objective(parts: Parts, config: Config) -> None:
+    """Refuse a loss that does not suit the prediction or the process, and one that is nowhere defined."""
+    if parts.distillation is not None:
+        parts.distillation.check(parts.head, parts.process, parts.objective)
+    elif isinstance(parts.objective, Distilled) or "jump" in parts.head.gives:
+        what = "objective=distilled" if isinstance(parts.objective, Distilled) else f"prediction={parts.head.name}"
+        raise ConfigError(f"{what}: the loss comes from a distillation: add distillation=cbt or distillation=cbd")
+    parts.objective.check(parts.head, parts.process)
 
 
 def _check_network(parts: Parts) -> None:

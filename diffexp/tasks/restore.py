@@ -114,13 +114,16 @@ def warn_of_revision(restored: Restored) -> None:
         log.warning("%s was trained by %s, this is %s", restored.path, there, here)
 
 
-def load_network(parts: Parts, restored: Restored, profile: str | None) -> tuple[nn.Module, str]:
+def load_network(
+    parts: Parts, restored: Restored, profile: str | None, key: str = "evaluation.ema"
+) -> tuple[nn.Module, str]:
     """The network with averaged parameters, in evaluation mode on the CPU.
 
     Args:
         parts: the experiment.
         restored: its checkpoint.
         profile: name of the EMA profile; None is the first, "none" the raw parameters.
+        key: where the configuration names it, for messages.
 
     Returns:
         (network, name of the profile).
@@ -132,7 +135,7 @@ def load_network(parts: Parts, restored: Restored, profile: str | None) -> tuple
     profiles = restored.state["ema"]["profiles"]
     name = profile or next(iter(profiles))
     if name != "none" and name not in profiles:
-        raise CheckpointError(f"evaluation.ema={name}: not in '{restored.path}'; {nearest(name, [*profiles, 'none'])}")
+        raise CheckpointError(f"{key}={name}: not in '{restored.path}'; {nearest(name, [*profiles, 'none'])}")
     network = initialised_network(parts, 0)  # not on the meta device: fixed filters are no part of a checkpoint
     # Buffers are not averaged: the saved ones come from the trained network.
     load_strict(network, raw if name == "none" else {**raw, **profiles[name]}, str(restored.path))

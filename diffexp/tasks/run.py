@@ -19,6 +19,7 @@ from diffexp.tasks.dashboard import show_finished
 from diffexp.tasks.evaluate import Plan, best, plan_evaluation, run_evaluation
 from diffexp.tasks.restore import MODEL, Restored, read_checkpoint, warn_of_revision
 from diffexp.tasks.source import expected, open_folder
+from diffexp.tasks.teacher import with_teacher
 from diffexp.tasks.train import names_of, obtain, prepare
 
 log = logging.getLogger("diffexp")
@@ -34,6 +35,7 @@ def main(config: Config) -> float | None:
         ranks.leave()
         return evaluate.main(config) if ranks.world().main else None
     plan = plan_evaluation(config, parts)
+    config, parts = with_teacher(config, parts)
     start = prepare(config, parts)
     check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)
     names = names_of(config, parts, start)

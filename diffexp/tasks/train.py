@@ -8,10 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from torch import nn
 
+from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import ConfigError
 from diffexp.core.files import write_bytes_atomic
 from diffexp.dataset.loader import make_loader
+from diffexp.distillation.base import Loss
 from diffexp.launch import ranks
 from diffexp.launch.find import newest
 from diffexp.launch.fingerprint import TRAINING, training_fingerprint
@@ -19,10 +22,14 @@ from diffexp.launch.folder import load_frozen, revision
 from diffexp.launch.place import Names, Place
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import note_folder, sweep_name
+from diffexp.objective.denoising import Denoising
+from diffexp.objective.distilled import Distilled
+from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, check_device, initialised_network, make_logger
 from diffexp.tasks.dashboard import show_finished
 from diffexp.tasks.restore import Restored, open_checkpoint, require_same_data, resume_newest, warn_of_revision
+from diffexp.tasks.teacher import with_teacher
 
 log = logging.getLogger("diffexp")
 
@@ -32,6 +39,8 @@ POLL = 0.5  # seconds between two looks at another command's training
 def main(config: Config) -> None:
     """Train, unless that has been done; `ckpt=` names where to go on from."""
     parts = build(config)
+    if parts.trainable:
+        config, parts = with_teacher(config, parts)
     start = prepare(config, parts)
     names = names_of(config, parts, start)
     if names is None or ranks.world().share(names.complete() is not None):
@@ -149,6 +158,25 @@ def _take_metrics(source: Path | None, run: Path) -> None:
         write_bytes_atomic(run / name, (source / name).read_bytes())
 
 
+def first_network(parts: Parts, seed: int) -> nn.Module:
+    """The network that a training begins with: initialised by `seed`, or the teacher's weights."""
+    network = initialised_network(parts, seed)
+    if parts.teacher is not None and parts.distillation is not None and parts.distillation.initialise:
+        load_strict(network, parts.teacher.state_dict(), "teacher")
+    return network
+
+
+def loss_of(parts: Parts, network: nn.Module) -> Denoising | Distilled | Loss:
+    """What is minimised: the distillation's loss, or the objective."""
+    method = parts.distillation
+    if method is None:
+        return parts.objective
+    teacher = None
+    if parts.teacher is not None:
+        teacher = NetworkDenoiser(parts.teacher, method.teacher_head(parts.head), parts.process)
+    return method.loss(parts.denoiser(network), teacher, parts.objective, parts.training.max_steps)
+
+
 def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | None, stop: StopRequest) -> None:
     """Train until the last step, in every rank; rank 0 writes into `run`."""
     from diffexp.training.compile import compile_in_place
@@ -157,16 +185,18 @@ def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | Non
     from diffexp.training.module import DiffusionModule
 
     world, seed = ranks.world(), config["seed"]
-    network = initialised_network(parts, seed)
+    network = first_network(parts, seed)
+    objective = loss_of(parts, network)
     if parts.device.compile:
-        compile_in_place(network)
+        for compiled in (network, *(objective.networks() if isinstance(objective, Loss) else ())):
+            compile_in_place(compiled)
     split = parts.dataset.split("train")
     record = {
         "config": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
         "data": {**asdict(parts.data), "fingerprint": split.fingerprint},
         "revision": revision(),
     }
-    module = DiffusionModule(parts.denoiser(network), parts.objective, parts.optimizer, parts.ema, seed, record)
+    module = DiffusionModule(parts.denoiser(network), objective, parts.optimizer, parts.ema, seed, record)
     path, step = (None, 0) if resume is None else (Path(resume[0]), resume[1])
     size, workers = parts.training.batch_size, parts.training.workers
     loader = make_loader(split, size, seed, step, world.rank, world.size, workers)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffexp.core import random
 from diffexp.core.errors import DiffexpError
+from diffexp.distillation.base import Loss
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.training.clipping import clip_gradients
 from diffexp.training.ema import EMA, EMASettings
@@ -24,7 +25,7 @@ class DiffusionModule(lightning.LightningModule):
 
     Args:
         denoiser: network, prediction and process.
-        objective: (denoiser, batch, seed) -> loss.
+        objective: (denoiser, batch, seed) -> loss; that of a distillation is told of every step.
         optimizer: the optimiser and its schedule.
         ema: the averages to keep.
         seed: keys times, noise and dropout.
@@ -44,6 +45,7 @@ class DiffusionModule(lightning.LightningModule):
         self.network: nn.Module = denoiser.network
         self.denoiser = denoiser
         self.objective = objective
+        self.distilled = objective if isinstance(objective, Loss) else None
         self.optimizer = optimizer
         self.ema = EMA(denoiser.network, ema)
         self.seed = seed
@@ -56,6 +58,8 @@ class DiffusionModule(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         self.ema.to(self.device)
+        if self.distilled is not None:
+            self.distilled.to(self.device)
 
     def transfer_batch_to_device(self, batch: Mapping[str, Tensor], device: torch.device, dataloader_idx: int) -> Any:
         """The batch on the device, but for the positions: they key random numbers, which are drawn on the CPU."""
@@ -69,6 +73,8 @@ class DiffusionModule(lightning.LightningModule):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes half a millisecond where no GPU is in use
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        if self.distilled is not None:
+            self.distilled.begin_step(self.global_step)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         return self.objective(self.denoiser, batch, self.seed)
@@ -81,12 +87,19 @@ class DiffusionModule(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         # Here and not at the batch's end: callbacks that save checkpoints run before the module's own hook there.
         self.ema.update()
+        if self.distilled is not None:
+            self.distilled.end_step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.record)
         checkpoint["ema"] = self.ema.state_dict()
+        remembered = self.distilled.state_dict() if self.distilled is not None else {}
+        if remembered:
+            checkpoint["distillation"] = remembered
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "ema" not in checkpoint:
             raise DiffexpError("the checkpoint has no averages: it was not written by a diffexp training")
         self.ema.load_state_dict(checkpoint["ema"])
+        if self.distilled is not None:
+            self.distilled.load_state_dict(checkpoint.get("distillation", {}))

@@ -1,0 +1,1 @@
+"""Training from a teacher, or in stages: what takes the place of the objective."""

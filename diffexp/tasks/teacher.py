@@ -1,0 +1,111 @@
+"""`teacher=`: from a checkpoint to the frozen network that a distillation learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffexp.checkpoint.file import load
+from diffexp.core.errors import CheckpointError, ConfigError
+from diffexp.launch import ranks
+from diffexp.launch.find import find_run
+from diffexp.launch.fingerprint import difference
+from diffexp.launch.folder import CONFIG, load_frozen
+from diffexp.tasks.build import Config, Parts
+from diffexp.tasks.restore import MODEL, Restored, load_network
+
+log = logging.getLogger("diffexp")
+
+WEIGHTS = "teacher_weights"
+"""Key that a task adds to its configuration: hash of the teacher's weights, on which the training depends."""
+
+
+def with_teacher(config: Config, parts: Parts) -> tuple[Config, Parts]:
+    """Load the teacher of a training, in every rank; the data are not needed.
+
+    A training that goes on from `ckpt=` finds the teacher that its run folder names, if the command names none.
+
+    Returns:
+        (configuration with the teacher's checkpoint and the hash of its weights, parts with its network); both as they
+        are for a training that needs no teacher.
+
+    Raises:
+        ConfigError: a teacher is missing, or given where none is used.
+        CheckpointError: it cannot be read, or is not what the student is made of (both sides are named).
+    """
+    method, spec = parts.distillation, config.get("teacher")
+    if method is None or not method.needs_teacher:
+        if spec is not None:
+            hint = "initialise=true starts from it" if method is not None else "choose distillation=cbt or cbd"
+            raise ConfigError(f"teacher={spec}: has no effect here; distillation.{hint}")
+        return config, parts
+    method.prepare(parts.data.shape)
+    world = ranks.world()
+    path = Path(world.share(str(_find(config)) if world.main else None))  # "latest" may change from rank to rank
+    restored = open_teacher(config, parts, path)
+    network, profile = load_network(parts, restored, method.teacher_ema, "distillation.teacher_ema")
+    weights = hash_of(network)
+    if world.main:
+        log.info("teacher: %s, %s, weights %s", path, profile, weights)
+    found = {**config, "teacher": str(path), WEIGHTS: weights}
+    return found, replace(parts, teacher=network)
+
+
+def _find(config: Config) -> Path:
+    """The checkpoint of the teacher."""
+    spec, runs = config.get("teacher"), config["runs"]
+    if spec is None and config["ckpt"] is not None:
+        run = find_run(config["ckpt"], runs)[0]
+        spec = load_frozen(run).get("teacher") if run is not None and (run / CONFIG).is_file() else None
+    if spec is None:
+        name = config["recipe"].replace("cdbm", "ddbm") if config.get("recipe") else "<recipe>"
+        raise ConfigError(
+            f"distillation: needs teacher=: a checkpoint, a run folder, or latest:{name} (distillation=cbt with "
+            "distillation.initialise=false goes without)"
+        )
+    return find_run(str(spec), runs, "teacher")[1]
+
+
+def open_teacher(config: Config, parts: Parts, path: Path) -> Restored:
+    """Read a teacher's checkpoint and compare it with the student's configuration; errors as for `with_teacher`."""
+    assert parts.distillation is not None
+    state = load(path)
+    restored = Restored(None, path, state, int(state["global_step"]))
+    teacher = restored.config
+    expected = {key: config[key] for key in MODEL}
+    expected["prediction"] = _node(config, parts.distillation.teacher_prediction)
+    found = difference(teacher, expected, MODEL)
+    if found is not None:
+        made_by = f"experiment={teacher.get('recipe')} scale={teacher.get('choices', {}).get('scale')}"
+        raise CheckpointError(f"teacher={path}: was trained with {found} (it was made by {made_by})")
+    shape, classes = tuple(state["data"]["shape"]), state["data"]["num_classes"]
+    if (shape, classes) != (tuple(parts.data.shape), parts.data.num_classes):
+        raise CheckpointError(
+            f"teacher={path}: was trained on images {shape} of {classes} classes, these are {tuple(parts.data.shape)} "
+            f"of {parts.data.num_classes}"
+        )
+    return restored
+
+
+def _node(config: Mapping[str, Any], key: str) -> Any:
+    """The node at a dotted key."""
+    node: Any = config
+    for word in key.split("."):
+        node = node[word]
+    return node
+
+
+def hash_of(network: nn.Module) -> str:
+    """16 hexadecimal digits of names, shapes, types and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

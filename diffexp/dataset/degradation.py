@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,13 @@ from diffexp.core.image import to_float
 
 @runtime_checkable
 class Degradation(Protocol):
-    """A fixed map of images. Equal text (`repr`) must mean equal sources: it enters the data's fingerprint."""
+    """A fixed map of images. Equal text (`repr`) must mean equal sources: it enters the data's fingerprint.
+
+    Attributes:
+        masks: whether it gives masks.
+    """
+
+    masks: bool
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raise ConfigError when images (C, H, W) cannot be degraded so."""
@@ -34,6 +40,8 @@ class Outline:
     Raises:
         ConfigError: the threshold is not in (0, 0.5).
     """
+
+    masks: ClassVar[bool] = False
 
     threshold: float = 0.3
 
@@ -64,6 +72,8 @@ class CentreMask:
         size: height and width of the hole in pixels.
     """
 
+    masks: ClassVar[bool] = True
+
     size: int
 
     def check(self, shape: tuple[int, int, int]) -> None:
@@ -92,6 +102,8 @@ class Downscale:
         factor: side of a square, in pixels.
         back: Pixels are repeated ("nearest") or interpolated ("bicubic").
     """
+
+    masks: ClassVar[bool] = False
 
     factor: int
     back: str = "nearest"

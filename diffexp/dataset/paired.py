@@ -116,6 +116,7 @@ class PairedFolders:
     """
 
     num_classes = 0
+    conditions = frozenset({"endpoint"})
 
     def __init__(
         self,
@@ -182,6 +183,7 @@ class SideBySide:
     """
 
     num_classes = 0
+    conditions = frozenset({"endpoint"})
 
     def __init__(
         self,
@@ -235,6 +237,7 @@ class Degraded:
         degradation.check(tuple(images.shape))
         self.name = images.name if name is None else name
         self.shape = images.shape
+        self.conditions = frozenset({"endpoint", "mask"} if degradation.masks else {"endpoint"})
         self._images, self._degradation = images, degradation
 
     @property

@@ -62,7 +62,10 @@ class PairedSplit(Split, Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A data set. `name`, `shape` (C, H, W) and `num_classes` (0: none) are known without reading images."""
+    """A data set. `name`, `shape` (C, H, W) and `num_classes` (0: none) are known without reading images.
+
+    A data set of pairs also has `conditions`, see `conditions_of`.
+    """
 
     name: str
     shape: tuple[int, int, int]
@@ -73,6 +76,14 @@ class Dataset(Protocol):
 
     def split(self, name: SplitName) -> Split:
         """The ``train`` or the ``test`` images; prepares the data set if that has not been done."""
+
+
+def conditions_of(dataset: Dataset) -> frozenset[str]:
+    """What the splits of a data set give beside images and labels: of "endpoint" and "mask", by their names in batches.
+
+    It is known without reading images. A data set that has anything of it has splits that are `PairedSplit`.
+    """
+    return frozenset(getattr(dataset, "conditions", ()))
 
 
 class PixelHash:

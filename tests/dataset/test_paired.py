@@ -1,4 +1,4 @@
-"""Pairs from two folders, from halves of one file, and from degradations: exact pixels, joint flips, refusals by name."""
+"""Pairs from two folders, from halves of one file, and from degradations: exact pixels, joint flips, refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffexp.dataset.digits import Digits
 from diffexp.dataset.image_folder import ImageFolder
 from diffexp.dataset.loader import DataOrder, TrainingBatches, make_loader
 from diffexp.dataset.paired import Degraded, PairedFolders, SideBySide
-from diffexp.dataset.split import Dataset, PairedSplit
+from diffexp.dataset.split import Dataset, PairedSplit, conditions_of
 
 
 def _pixels(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
@@ -51,6 +51,7 @@ def test_two_folders_are_matched_by_name(folders: tuple[Path, Path], in_memory: 
     data = PairedFolders(str(folders[0]), str(folders[1]), 8, name="rooms", in_memory=in_memory, flip=True)
     assert (data.name, data.shape, data.num_classes) == ("rooms", (3, 8, 8), 0)
     assert isinstance(data, Dataset)
+    assert conditions_of(data) == {"endpoint"}
     train, test = data.split("train"), data.split("test")
     assert isinstance(train, PairedSplit)
     assert (len(train), len(test), train.flip, test.flip) == (5, 2, True, False)
@@ -94,7 +95,7 @@ def test_a_share_of_the_pairs_is_held_out_together(tmp_path: Path) -> None:
     [
         (lambda t, s: (s / "train/room/2.bmp").unlink(), r"1 of the images in '.*rgb/train' .* '.*2.png'$"),
         (lambda t, s: [(t / f"train/room/{n}.png").unlink() for n in range(4)],
-         r"4 of the images in '.*normal/train' have no partner in '.*rgb/train': '.*0.bmp', '.*1.bmp', '.*2.bmp', \.\.\."),
+         r"4 of the images in '.*normal/train' have no .* '.*rgb/train': '.*0.bmp', '.*1.bmp', '.*2.bmp', \.\.\."),
         (lambda t, s: _write(s / "test/room/5.png", _pixels(1)), r"5.bmp' and '.*5.png' would be one image"),
         (lambda t, s: (s / "test").rename(s / "tset"), r"normal' is not$|has 'train' but no 'test'"),
     ],
@@ -151,11 +152,11 @@ def test_halves_are_cut_before_they_are_resized(archive: Path, method: str) -> N
 
 
 def test_unusable_halves_are_refused(archive: Path) -> None:
-    with pytest.raises(DataError, match="4 of 4 .* is 16x8, not 8x4"):
+    with pytest.raises(DataError, match=r"4 of 4 .* is 16x8, not 8x4"):
         SideBySide(str(archive), 4).prepare()
     _write(archive / "train/0_AB.png", _pixels(0, 8, 15))
     for verify in ("full", "header"):
-        with pytest.raises(DataError, match="1 of 4 .* is 15 pixels wide, which makes no two halves"):
+        with pytest.raises(DataError, match=r"1 of 4 .* is 15 pixels wide, which makes no two halves"):
             SideBySide(str(archive), 4, resize="bicubic", verify=verify, in_memory=False).prepare()
 
 
@@ -216,6 +217,9 @@ def test_outlines_of_digits_are_thin_and_none_is_empty() -> None:
 def test_the_hole_holds_grey_and_the_mask_one() -> None:
     data = Degraded(Digits(labels=True), CentreMask(4), "holes")
     assert (data.name, data.shape, data.num_classes) == ("holes", (1, 8, 8), 10)
+    assert conditions_of(data) == {"endpoint", "mask"}
+    assert conditions_of(Degraded(Digits(), Outline())) == {"endpoint"}
+    assert conditions_of(Digits()) == set()
     image, endpoint, mask = data.split("test").pairs([0, 5])
     assert mask.shape == (2, 1, 8, 8)
     assert mask.sum((1, 2, 3)).tolist() == [16.0, 16.0]

@@ -90,7 +90,10 @@ def test_where_images_lie_does_not_matter(compose: Compose) -> None:
 def test_the_exceptions_are_keys_of_some_configuration(compose: Compose) -> None:
     """A misspelt exception would count as a difference for ever."""
     everything = [compose(), compose("dataset=cifar10"), compose("dataset=image_folder", "dataset.path=x")]
+    everything += [compose("dataset=diode"), compose("dataset=imagenet256_inpainting")]
     keys = {f"{group}.{key}" for config in everything for group in ("dataset", "training", "trainer")
             for key in config[group]}  # fmt: skip
+    assert {f"dataset.images.{key}" for key in everything[-1]["dataset"]["images"]} > {"dataset.images.path"}
+    keys |= {key.replace("dataset.", "dataset.images.") for key in keys}  # a degraded data set holds any other one
     assert set(NOT_TRAINING) <= keys
     assert not set(dict(training_part(compose()))) & set(NOT_TRAINING)

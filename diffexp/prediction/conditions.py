@@ -33,6 +33,11 @@ class Conditions:
         """The conditions of some images of the batch."""
         return self.map(lambda value: value[images])
 
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the fields that are there."""
+        return frozenset(field.name for field in fields(self) if getattr(self, field.name) is not None)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         """The same conditions with every tensor changed."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}

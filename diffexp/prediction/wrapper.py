@@ -1,7 +1,8 @@
-"""Denoisers around a denoiser: guidance towards a label, and data held in the range of images."""
+"""Denoisers around a denoiser: guidance towards a label, data held in the range of images, or known in a part."""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import replace
 from typing import Any
 
@@ -83,21 +84,15 @@ def _with_and_without(conditions: Conditions) -> Conditions:
     return replace(doubled, labels=torch.cat([conditions.labels, none]))
 
 
-class Clipped(Wrapper):
-    """Data held in [low, high], and the noise derived again from them.
+class Changed(Wrapper):
+    """A denoiser whose data are changed when they are there, and the noise derived again from them.
 
-    Keeping the old noise beside clipped data would describe no state at all (Salimans & Ho 2022, released code).
-
-    Args:
-        inner: the denoiser.
-        low: smallest value of the data.
-        high: largest value.
+    Keeping the old noise beside changed data would describe no state at all (Salimans & Ho 2022, released code).
     """
 
-    def __init__(self, inner: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
-        super().__init__(inner)
-        self.low = low
-        self.high = high
+    @abc.abstractmethod
+    def change(self, data: Tensor, conditions: Conditions) -> Tensor:
+        """The new data, (B, *)."""
 
     def form(self, marginal: Marginal) -> Form:
         return Form(marginal, data=Combination({STATE + 1: marginal.signal.identity()}))
@@ -111,4 +106,31 @@ class Clipped(Wrapper):
 
     def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
         data = self.inner(u, point.extra, conditions).data
-        return with_second((u, data.clamp(self.low, self.high)), point.marginal, conditions)
+        return with_second((u, self.change(data, conditions)), point.marginal, conditions)
+
+
+class Clipped(Changed):
+    """Data held in [low, high].
+
+    Args:
+        inner: the denoiser.
+        low: smallest value of the data.
+        high: largest value.
+    """
+
+    def __init__(self, inner: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__(inner)
+        self.low = low
+        self.high = high
+
+    def change(self, data: Tensor, conditions: Conditions) -> Tensor:
+        return data.clamp(self.low, self.high)
+
+
+class Composited(Changed):
+    """Data that are the end point's own outside the mask: x^ <- mask x^ + (1 - mask) y (DBIM's inpainting)."""
+
+    def change(self, data: Tensor, conditions: Conditions) -> Tensor:
+        if conditions.mask is None or conditions.endpoint is None:
+            raise ValueError("compositing needs a mask and an end point (conditions.mask, conditions.endpoint)")
+        return torch.lerp(conditions.endpoint, data, conditions.mask)

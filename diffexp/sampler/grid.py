@@ -18,7 +18,7 @@ class Grid(abc.ABC):
     """n + 1 times of n steps: the network is asked at the first n of them, and the last is `t_end`.
 
     Args:
-        t_end: the last time; None is the process's data time.
+        t_end: the last time; None is the process's own, t_min: its data time, or a bridge's epsilon.
         last: "state" hands over the state at `t_end`; "data" hands over the data estimate of the last evaluation, taken
             at the time before; both cost the same. "denoise_em" takes one Euler step of the reverse process from
             `t_end` to the data time, without its noise, which costs one evaluation more.
@@ -41,13 +41,17 @@ class Grid(abc.ABC):
         Raises:
             ConfigError: when t_end is not a time of the process before its prior, or when n steps do not fit.
         """
-        end = process.t_data if self.t_end is None else self.t_end
+        end = self._end(process) if self.t_end is None else self.t_end
         if not process.t_data <= end < process.t_prior:
             limits = f"[{process.t_data:g}, {process.t_prior:g})"
             raise ConfigError(f"grid.t_end={end}: must lie in {limits}, the times of process {process.name}")
         times = self._times(process, n, process.t_prior, end)
         self._require_decrease(process, times)
         return times
+
+    def _end(self, process: Process) -> float:
+        """The last time where none is given."""
+        return process.t_min
 
     @abc.abstractmethod
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
@@ -121,3 +125,26 @@ class Uniform(Grid):
 
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
         return pinned(torch.linspace(start, end, n + 1, dtype=torch.float64), start, end)
+
+
+class Ends(Grid):
+    """The ends of the time axis alone, for solvers that choose their steps.
+
+    Args:
+        t_end: see `Grid`.
+        last: "state" or "denoise_em".
+
+    Raises:
+        ConfigError: for last="data": an adaptive solver has no evaluation that ends it.
+    """
+
+    name = "ends"
+    steps = 1
+
+    def __init__(self, t_end: float | None = None, last: Last = "state") -> None:
+        super().__init__(t_end, last)
+        if last == "data":
+            raise ConfigError("grid.last=data: an adaptive solver ends with the state or with denoise_em")
+
+    def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
+        return torch.tensor([start, end], dtype=torch.float64)

@@ -34,6 +34,8 @@ class Coefficients:
         noise: K, on the noise estimate.
         score: on the score estimate, -R_t^-T e^.
         fresh: C, on fresh noise.
+        second: on the given second image.
+        past: on the data estimates of earlier steps, the newest first; zero where there is none yet.
         last: what the last step hands over: its "state", or the "data" estimate in place of it.
     """
 
@@ -42,6 +44,8 @@ class Coefficients:
     noise: Operator | None = None
     score: Operator | None = None
     fresh: Operator | None = None
+    second: Operator | None = None
+    past: tuple[Operator, ...] = ()
     last: Last = "state"
 
 
@@ -51,17 +55,23 @@ class Row:
 
     Attributes:
         k: index of the step's first time.
-        mix: the next state as a combination of the prediction's parts and, behind them, fresh noise.
+        mix: the next state as a combination of the prediction's parts and, behind them, fresh noise and the data
+            estimates of earlier steps.
         draws: whether fresh noise enters.
+        data: the data estimate, for a method that remembers it; else None.
+        memory: how many estimates it remembers.
     """
 
     k: int
     mix: Combination
     draws: bool = False
+    data: Combination | None = None
+    memory: int = 0
 
     def cast(self, dtype: torch.dtype, device: torch.device | str) -> Row:
         """The same row, ready for states of this type and device."""
-        return Row(self.k, self.mix.cast(dtype, device), self.draws)
+        data = None if self.data is None else self.data.cast(dtype, device)
+        return Row(self.k, self.mix.cast(dtype, device), self.draws, data, self.memory)
 
 
 class LinearStepper(Stepper):
@@ -84,21 +94,31 @@ class LinearStepper(Stepper):
             mix += form.noise.after(plan.noise)
         if plan.score is not None:
             mix += form.score.after(plan.score)
-        rows = [_row(k, mix[k], plan.fresh, form.parts) for k in range(len(form.marginal.t))]
+        if plan.second is not None:
+            mix += form.second(plan.second)
+        rows = [_row(k, mix[k], plan, form) for k in range(len(form.marginal.t))]
         if plan.last == "data":
             rows[-1] = Row(rows[-1].k, form.data[-1])
         return rows
 
     def step(self, u: Tensor, row: Row, evaluate: Evaluate, draw: Draw, carry: Carry) -> Tensor:
         parts = evaluate(u, row.k).parts
-        return row.mix((*parts, draw()) if row.draws else parts)
+        if row.data is None:
+            return row.mix((*parts, draw()) if row.draws else parts)
+        mixed = row.mix((*parts, draw() if row.draws else u, *carry))
+        carry.insert(0, row.data(parts))
+        del carry[row.memory :]
+        return mixed
 
 
-def _row(k: int, mean: Combination, fresh: Operator | None, place: int) -> Row:
-    """The row of step k, with fresh noise as the part at `place` unless its coefficient vanishes."""
-    if fresh is None or fresh[k].is_zero():
-        return Row(k, mean)
-    return Row(k, mean + Combination({place: fresh[k]}), draws=True)
+def _row(k: int, mean: Combination, plan: Coefficients, form: Form) -> Row:
+    """The row of step k; fresh noise and earlier estimates stand behind the parts, unless their coefficients vanish."""
+    further = dict(enumerate(plan.past, start=form.parts + 1))
+    if plan.fresh is not None:
+        further[form.parts] = plan.fresh
+    terms = {place: operator[k] for place, operator in further.items() if not operator[k].is_zero()}
+    data = form.data[k] if plan.past else None
+    return Row(k, mean + Combination(terms), form.parts in terms, data, len(plan.past))
 
 
 class DDIM(LinearStepper):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from diffexp.core.errors import ConfigError, SamplingError
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser, Point
 from diffexp.prediction.result import Prediction
-from diffexp.prediction.wrapper import Clipped, Guided
+from diffexp.prediction.wrapper import Clipped, Composited, Guided
 from diffexp.process.base import Process
 from diffexp.process.operator import Operator
 from diffexp.sampler.euler import EulerMean
@@ -31,10 +31,13 @@ _SEARCH_LIMIT = 100_000
 
 @dataclass(frozen=True)
 class SampleResult:
-    """Images in data space, (B, C, H, W), and the counted network evaluations for each of them."""
+    """Images in data space, (B, C, H, W), and the counted network evaluations for each of them.
+
+    Where images choose their own steps (see `adaptive`), `nfe` is the mean over the batch.
+    """
 
     images: Tensor
-    nfe: int
+    nfe: float
 
 
 class Sampler:
@@ -47,16 +50,29 @@ class Sampler:
         clip: hold data estimates in [-1, 1] and derive the noise again from them.
         guidance: scale of classifier-free guidance, which doubles the network evaluations (1 is the conditional model
             itself); None: no guidance.
+        mask: outside the mask of the data, estimates are the end point's own (inpainting on bridges).
+
+    Attributes:
+        budgeted: whether it takes a budget of evaluations, as all do but adaptive solvers.
     """
 
+    budgeted: bool = True
+
     def __init__(
-        self, name: str, stepper: Stepper, grid: Grid, clip: bool = False, guidance: float | None = None
+        self,
+        name: str,
+        stepper: Stepper,
+        grid: Grid,
+        clip: bool = False,
+        guidance: float | None = None,
+        mask: bool = False,
     ) -> None:
         self.name = name
         self.stepper = stepper
         self.grid = grid
         self.clip = clip
         self.guidance = guidance
+        self.mask = mask
         self._plans: weakref.WeakKeyDictionary[Process, dict[Key, Any]] = weakref.WeakKeyDictionary()
         self._bound: weakref.WeakKeyDictionary[Denoiser, dict[Key, Bound]] = weakref.WeakKeyDictionary()
 
@@ -98,8 +114,18 @@ class Sampler:
         return (low, self.evaluations(low)) if low >= self.stepper.min_steps else (0, 0)
 
     def times(self, process: Process, nfe: int) -> Tensor:
-        """The grid of this budget on `process`, float64 (n + 1,)."""
-        return self.grid.times(process, self.steps(nfe))
+        """The grid of this budget on `process`, float64 (n + 1,); ConfigError when the sampler does not fit it."""
+        self._check_endpoint(process)
+        times = self.grid.times(process, self.steps(nfe))
+        self.stepper.check(process, times)
+        return times
+
+    def _check_endpoint(self, process: Process) -> None:
+        wanted = self.stepper.endpoint
+        if wanted and not process.endpoint:
+            raise ConfigError(f"sampler {self.name} is for bridges, and process {process.name} is none: use ddim")
+        if wanted is False and process.endpoint:
+            raise ConfigError(f"sampler {self.name} leaves out the end point of process {process.name}: use dbim")
 
     def plan(self, process: Process, nfe: int) -> Any:
         """The stepper's float64 coefficients of this budget, computed once for each process."""
@@ -120,6 +146,16 @@ class Sampler:
                 f"sampler.guidance={self.guidance:g}: the model never learned to go without labels: train it with "
                 "dataset.labels=true network.class_conditional=true objective.label_dropout=0.1"
             )
+
+    def check_conditions(self, process: Process, given: Collection[str]) -> None:
+        """Raise ConfigError when the data do not give what sampling needs; `given`: names of `Conditions`' fields."""
+        if process.endpoint and "endpoint" not in given:
+            raise ConfigError(
+                f"process {process.name} is a bridge, whose data need end points: choose a data set of pairs"
+            )
+        if self.mask and not (process.endpoint and "mask" in given):
+            what = "the data have no masks" if process.endpoint else f"process {process.name} is no bridge"
+            raise ConfigError(f"sampler.mask=true: {what}; set it to false")
 
     @torch.no_grad()
     def sample(
@@ -144,7 +180,8 @@ class Sampler:
             SamplingError: when the counted evaluations differ from the declared ones.
         """
         self.check(denoiser.gives)
-        start = noise.initial()
+        self.check_conditions(denoiser.process, conditions.given)
+        start = denoiser.process.start(noise.initial, conditions.endpoint)
         asked = self._wrap(denoiser)
         points, steps, prior = self._bind(denoiser, asked, nfe, start)
 
@@ -161,14 +198,15 @@ class Sampler:
         return SampleResult(denoiser.process.readout(u), nfe)
 
     def _wrap(self, denoiser: Denoiser) -> Denoiser:
-        """The denoiser with guidance and clipping around it."""
+        """The denoiser with guidance, clipping and the mask around it."""
         asked = denoiser if self.guidance is None else Guided(denoiser, self.guidance)
-        return Clipped(asked) if self.clip else asked
+        clipped = Clipped(asked) if self.clip else asked
+        return Composited(clipped) if self.mask else clipped
 
     def _bind(self, denoiser: Denoiser, asked: Denoiser, nfe: int, start: Tensor) -> Bound:
         """Points, steps and prior factor, cast; made once for each denoiser, budget, type and device."""
         made = self._bound.setdefault(denoiser, {})
-        key = (nfe, start.dtype, start.device, self.stepper, self.grid, self.clip, self.guidance)
+        key = (nfe, start.dtype, start.device, self.stepper, self.grid, self.clip, self.guidance, self.mask)
         if key not in made:
             process, dtype, device = denoiser.process, start.dtype, start.device
             times = self.times(process, nfe)
@@ -176,7 +214,7 @@ class Sampler:
             rows = self.stepper.bind(self.plan(process, nfe), asked.form(process.marginal(visited)))
             steps: list[Step] = [(self.stepper, row) for row in cast_rows(rows, dtype, device)]
             if self.grid.last == "denoise_em":
-                steps.append(_denoising(asked, times[-1:], len(visited), dtype, device))
+                steps.append(denoising_step(asked, times[-1:], len(visited), dtype, device))
                 visited = torch.cat([visited, times[-1:]])
             prior = process.prior_factor(times[0]).cast(dtype, device)
             made[key] = asked.prepare(visited, dtype, device), steps, prior
@@ -187,7 +225,7 @@ class Sampler:
             raise SamplingError(f"sampler {self.name} declared {nfe} evaluations an image, used {counted / images:g}")
 
 
-def _denoising(denoiser: Denoiser, end: Tensor, k: int, dtype: torch.dtype, device: torch.device | str) -> Step:
+def denoising_step(denoiser: Denoiser, end: Tensor, k: int, dtype: torch.dtype, device: torch.device | str) -> Step:
     """The step from the grid's last time, the k-th one visited, to the data time.
 
     Raises:

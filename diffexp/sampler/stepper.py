@@ -40,11 +40,16 @@ class Stepper(abc.ABC):
         needs: the quantities of `Prediction` it reads; a denoiser that does not give them is refused.
         min_steps: the smallest number of steps that it can take.
         draws: how many draws of noise belong to a step, whether or not it uses them.
+        endpoint: whether it is for processes with a given end point (bridges): True, False, or None for both.
     """
 
     needs: frozenset[str] = frozenset({"data", "noise"})
     min_steps: int = 1
     draws: int = 1
+    endpoint: bool | None = False
+
+    def check(self, process: Process, times: Tensor) -> None:  # noqa: B027 - most steppers take any times
+        """Raise ConfigError for times that it cannot step between, (n + 1,)."""
 
     def evaluations(self, n: int) -> int:
         """Calls of the denoiser in n >= 1 steps."""

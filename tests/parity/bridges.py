@@ -11,8 +11,11 @@ from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Head
 from diffexp.process.bridge import Bridge
 from diffexp.process.bridge_i2sb import BridgeI2SB, BridgeI2SBDiscrete
-from diffexp.process.bridge_schedule import BridgeVE, BridgeVP
+from diffexp.process.bridge_schedule import BridgeVE, BridgeVP, Brownian
+from diffexp.sampler.grid import Grid
+from diffexp.sampler.grid_bridge import BridgeKarras, Leaving
 from tests.parity.golden import Member
+from tests.parity.layout import Words
 from tests.parity.standin import per_image
 
 FILE = "cdbm"
@@ -94,3 +97,15 @@ def at_times(net: NetworkDenoiser, u: Tensor, t: Tensor, conditions: Conditions)
     """The raw network output for states (B, *) at times of their own, (B,) or ()."""
     t = t.expand(len(u))
     return net.output(u, net.time_input(t), conditions, net.input_scale(t))
+
+
+_UNIFORM_GAMMA, _KARRAS_GAMMA = 1e-3, 1e-4  # any distance serves: the file names the first time itself
+
+
+def grid_of(said: Words) -> tuple[Grid, Bridge, int]:
+    """(grid, a bridge with its ends, steps with the one from the end point) of what the file says of a grid."""
+    if said["kind"] == "uniform":
+        last = said["t_max"] + _UNIFORM_GAMMA
+        return Leaving(_UNIFORM_GAMMA), Brownian(1.0, said["t_min"], last), said["n"] + 1
+    last = said["t_max"] + _KARRAS_GAMMA
+    return BridgeKarras(said["rho"], _KARRAS_GAMMA), Brownian(1.0, said["t_min"], last), said["n"]

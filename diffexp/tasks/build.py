@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DiffexpError
 from diffexp.core.image import to_float
-from diffexp.dataset.split import Dataset
+from diffexp.dataset.split import Dataset, conditions_of
 from diffexp.distillation.base import Distillation
 from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
@@ -129,7 +129,8 @@ class Parts:
     def build_network(self) -> nn.Module:
         """A new network for these data and this prediction, on torch's present default device."""
         channels, height, _ = self.process.state_shape(self.data.shape)
-        return self.network.build(channels, self.head.out_channels(channels), height, self.data.num_classes)
+        shown = self.head.condition_channels(self.data.shape[0])
+        return self.network.build(channels + shown, self.head.out_channels(channels), height, self.data.num_classes)
 
     def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
         """The denoiser around `network`; see `NetworkDenoiser` for `autocast`."""
@@ -180,6 +181,7 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         distillation=make(config, "distillation") if config.get("distillation") else None,
     )
     parts.head.check(parts.process)
+    _check_conditions(parts)
     _check_objective(parts, config)
     if parts.trainable:
         _check_network(parts)
@@ -187,6 +189,25 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
     else:
         parts.network.check(parts.process, parts.data.shape)
     return parts
+
+
+def _check_conditions(parts: Parts) -> None:
+    """Refuse data without the images that process, prediction or loss need, and pairs whose sources nobody looks at."""
+    given = conditions_of(parts.dataset)
+    wanted = {"endpoint"} if parts.process.endpoint else set()
+    wanted |= {parts.head.shows} if parts.trainable and parts.head.shows else set()
+    what = f"process {parts.process.name} with prediction {parts.head.name}"
+    if not wanted <= given:
+        raise ConfigError(
+            f"{what} needs pairs of images, and '{parts.dataset.name}' has none: use e.g. dataset=digits_paired"
+        )
+    if given and not wanted:
+        raise ConfigError(
+            f"{what} takes no source images, which '{parts.dataset.name}' gives: use a plain data set, or "
+            "process=bridge_vp prediction=ddbm"
+        )
+    if getattr(parts.objective, "masked", False) and "mask" not in given:
+        raise ConfigError(f"objective.masked=true: '{parts.dataset.name}' has no masks; set it to false")
 
 
 def _check_objective(parts: Parts, config: Config) -> None:

@@ -29,13 +29,13 @@ class Generated:
     Attributes:
         images: uint8 (B, C, H, W), on the device that made them.
         indices: the images' indices.
-        nfe: counted network evaluations for each image.
+        nfe: counted network evaluations for each image, a mean where images choose their own steps.
         seconds: wall-clock time of the batch: noise, sampling and quantisation.
     """
 
     images: Tensor
     indices: range
-    nfe: int
+    nfe: float
     seconds: float
 
 
@@ -54,7 +54,7 @@ def generate(
     shape: tuple[int, int, int],
     indices: range,
     seed: int,
-    nfe: int,
+    nfe: int | None,
     batch_size: int,
     quantise: Quantise = "round",
     conditioner: Conditioner | None = None,
@@ -70,7 +70,7 @@ def generate(
     Args:
         shape: (C, H, W) of an image.
         indices: which images, e.g. ``range(n)``.
-        nfe: a budget that is feasible for the sampler (ConfigError otherwise).
+        nfe: a budget that is feasible for the sampler (ConfigError otherwise); None for one that takes none.
         conditioner: gives labels or other conditions of the images.
         device, dtype: of the states; the network is on the device.
 
@@ -93,7 +93,7 @@ def generate(
         # Reading the answer waits for all kernels of the batch; without that the time is that of queueing them.
         if not bool(torch.isfinite(result.images).all()):
             which = f"images {batch[0]} to {batch[-1]} of seed {seed}"
-            raise SamplingError(f"sampler {sampler.name} at NFE {nfe}: {which} are not all finite")
+            raise SamplingError(f"sampler {sampler.name} at NFE {result.nfe:g}: {which} are not all finite")
         yield Generated(images, batch, result.nfe, time.perf_counter() - began)
 
 

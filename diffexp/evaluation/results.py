@@ -12,6 +12,7 @@ from pathlib import Path
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
 from diffexp.evaluation.protocol import Protocol, Provenance
+from diffexp.sampler.grid import Ends
 
 RESULTS_FILE = "results.csv"
 CONTROL_PREFIX = "control:"
@@ -23,7 +24,8 @@ class Row:
 
     Attributes:
         sampler, grid: with every setting that changes the number, see `describe`.
-        nfe: the counted network evaluations for each image; None for controls.
+        nfe: the counted network evaluations for each image, a mean where images choose their own steps; None for
+            controls.
         seed: the evaluation's seed, not the training's.
         protocol: hash of the protocol.
         seconds_per_image: wall-clock time of sampling alone; None for controls.
@@ -35,7 +37,7 @@ class Row:
     network: str
     sampler: str
     grid: str
-    nfe: int | None
+    nfe: float | None
     metric: str
     value: float
     n: int
@@ -48,7 +50,12 @@ class Row:
     def key(self) -> tuple[object, ...]:
         """What the number is of: everything but the value and the time. Controls do not depend on the model."""
         names = _CONTROL_KEY if self.control is not None else _KEY
-        return tuple(getattr(self, name) for name in names)
+        return tuple(getattr(self, name) for name in names if name != "nfe" or not self.adaptive)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the sampler chose its steps: its evaluations are a result, and do not tell rows apart."""
+        return self.grid.startswith(f"{Ends.name}(")
 
     @property
     def control(self) -> str | None:
@@ -57,7 +64,7 @@ class Row:
 
 
 def blank_row(
-    names: Provenance, protocol: Protocol, sampler: str, grid: str, nfe: int | None, seed: int
+    names: Provenance, protocol: Protocol, sampler: str, grid: str, nfe: float | None, seed: int
 ) -> Row:
     """A row without its value, which is not a number yet."""
     return Row(
@@ -102,7 +109,7 @@ def _parse(record: dict[str, str], where: str) -> Row:
     try:
         return Row(
             **{name: record[name] for name in _TEXT},
-            nfe=int(record["nfe"]) if record["nfe"] else None,
+            nfe=_number(record["nfe"]) if record["nfe"] else None,
             value=float(record["value"]),
             n=int(record["n"]),
             seed=int(record["seed"]),
@@ -110,6 +117,10 @@ def _parse(record: dict[str, str], where: str) -> Row:
         )
     except (TypeError, ValueError) as error:
         raise DiffexpError(f"{where}: {error}") from error
+
+
+def _number(text: str) -> float:
+    return float(text) if "." in text else int(text)
 
 
 def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:

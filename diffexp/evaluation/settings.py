@@ -28,9 +28,10 @@ class EvaluationSettings:
         extractor: the features in which distances are measured; None: pictures only.
         quantise: how floats become bytes.
         controls: which of `real`, `noise`, `mean`, `resampled` are measured.
-        nfe: a budget or a list of budgets for all samplers; None: each arm's own.
+        nfe: a budget or a list of budgets for all samplers that take one; None: each arm's own.
         nfe_policy: a budget that a sampler cannot meet is refused ("exact") or lowered to the next one ("below").
-        nfe_max: leave out the arms' own budgets above this one, and arms that have no other; None: keep all.
+        nfe_max: leave out the arms' own budgets above this one, and arms that have no other; None: keep all. Budgets
+            that an arm names for the very scale stay.
         only: evaluate this sampler alone; None: all arms.
         arms: the recipe's samplers with their budgets; built by `build_arms`.
         ema: which EMA profile is sampled from; None: the first.
@@ -88,10 +89,10 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Arm:
-    """One sampler and the budgets at which it is evaluated."""
+    """One sampler and the budgets at which it is evaluated: (None,) for one whose evaluations are counted only."""
 
     sampler: Sampler
-    nfe: tuple[int, ...]
+    nfe: tuple[int | None, ...]
 
     @property
     def name(self) -> str:
@@ -108,7 +109,7 @@ class Arm:
         """The grid with its settings, as in the results' column `grid`."""
         return describe_grid(self.sampler.grid)
 
-    def feasible(self, policy: Policy) -> list[int]:
+    def feasible(self, policy: Policy) -> list[int | None]:
         """The budgets that will be run, in order and without repeats; ConfigError names one that cannot be met."""
         if policy == "below":
             return list(dict.fromkeys(self.sampler.nearest_nfe(nfe) for nfe in self.nfe))
@@ -122,13 +123,15 @@ def build_settings(node: Mapping[str, Any], make: Make) -> EvaluationSettings:
     return make({**node, "arms": None}, "evaluation")
 
 
-def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make) -> list[Arm]:
+def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make, scale: str = "paper") -> list[Arm]:
     """The samplers and budgets of an evaluation.
 
     Args:
-        node: the resolved node `evaluation`; each entry of its `arms` is a sampler's node with a list `nfe` beside it.
+        node: the resolved node `evaluation`; each entry of its `arms` is a sampler's node with `nfe` beside it: a
+            budget, a list of them, or a mapping from scales to such. An arm that does not name the scale is left out.
         sampler: the resolved node `sampler`, which is what `evaluation.only` evaluates.
         make: builds an object from a node.
+        scale: the choice in the group `scale`.
 
     Returns:
         the recipe's arms, or with `evaluation.only` that sampler alone. `evaluation.nfe` replaces their budgets;
@@ -137,15 +140,16 @@ def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make) 
     Raises:
         ConfigError: without samplers or budgets, or for a budget that cannot be met under `evaluation.nfe_policy`.
     """
-    nodes = dict(node.get("arms") or {})
-    only = node.get("only")
+    only, nodes = node.get("only"), dict(node.get("arms") or {})
     if only is not None:
         nodes = {only: _alone(only, nodes, sampler)}
     if not nodes:
         nodes = {sampler["name"]: dict(sampler)}
-    if node.get("nfe") is None and node.get("nfe_max") is not None:
-        nodes = _limited(nodes, node["nfe_max"])
+    if node.get("nfe") is None or only is None:
+        nodes = _at_scale(nodes, scale, node.get("nfe_max") if node.get("nfe") is None else None)
     arms = [_arm(name, entry, node.get("nfe"), make) for name, entry in nodes.items()]
+    if node.get("nfe") is not None and not any(arm.sampler.budgeted for arm in arms):
+        raise ConfigError(f"evaluation.nfe={node['nfe']}: {', '.join(nodes)} takes no budget; leave evaluation.nfe out")
     for arm in arms:
         arm.feasible(node.get("nfe_policy", "exact"))
     _require_distinct(list(nodes), arms)
@@ -191,26 +195,35 @@ def _alone(only: str, nodes: Mapping[str, Any], sampler: Mapping[str, Any]) -> d
     return dict(nodes[only])
 
 
-def _limited(nodes: Mapping[str, Any], largest: int) -> dict[str, Any]:
-    """The arms without their budgets above `largest`; those that have no other are left out."""
+def _at_scale(nodes: Mapping[str, Any], scale: str, largest: int | None) -> dict[str, Any]:
+    """The arms with their budgets of one scale, the general ones only up to `largest`; without those that have none."""
     kept: dict[str, Any] = {}
     for name, node in nodes.items():
         own = node.get("nfe")
+        if isinstance(own, Mapping):
+            if scale in own:
+                kept[name] = {**node, "nfe": own[scale]}
+            continue
         budgets = [own] if isinstance(own, int) else own
-        left = budgets and [budget for budget in budgets if budget <= largest]
+        left = budgets and [budget for budget in budgets if largest is None or budget <= largest]
         if left or not budgets:  # an arm without any is refused later, by name
             kept[name] = {**node, "nfe": left}
     if not kept:
-        raise ConfigError(f"evaluation.nfe_max={largest}: all budgets of the arms are larger; add evaluation.nfe=[...]")
+        limit = "" if largest is None else f" up to evaluation.nfe_max={largest}"
+        raise ConfigError(
+            f"evaluation.arms: {', '.join(nodes)} has no budgets for scale={scale}{limit}; add evaluation.nfe=[...]"
+        )
     return kept
 
 
 def _arm(name: str, node: Mapping[str, Any], common: list[int] | None, make: Make) -> Arm:
-    budgets = common if common is not None else node.get("nfe")
+    sampler = make({key: value for key, value in node.items() if key != "nfe"}, f"evaluation.arms.{name}")
+    budgets = common if common is not None and sampler.budgeted else node.get("nfe")
     budgets = [budgets] if isinstance(budgets, int) else budgets
+    if not sampler.budgeted and (not budgets or isinstance(budgets, Mapping)):
+        budgets = [None]
     if not budgets:
         raise ConfigError(f"evaluation.arms.{name}: no budgets; add e.g. evaluation.nfe=[10,20]")
-    if min(budgets) < 1:
+    if budgets != [None] and min(budgets) < 1:
         raise ConfigError(f"evaluation.nfe={list(budgets)}: a budget is at least one evaluation")
-    plain = {key: value for key, value in node.items() if key != "nfe"}
-    return Arm(make(plain, f"evaluation.arms.{name}"), tuple(budgets))
+    return Arm(sampler, tuple(budgets))

@@ -62,7 +62,7 @@ class Pictures:
     """
 
     title: str
-    rows: dict[int, Tensor] = field(default_factory=dict)
+    rows: dict[float, Tensor] = field(default_factory=dict)
 
 
 def check(arms: list[Arm], denoiser: Denoiser, dataset: Dataset, settings: EvaluationSettings) -> None:
@@ -144,9 +144,9 @@ def evaluate(
     for stem, arm in file_stems(arms).items():
         pictures = Pictures(f"{arm.label} on {arm.grid}")
         for nfe in arm.feasible(settings.nfe_policy):
-            images = _add_arm(arm, nfe, run)
+            counted, images = _add_arm(arm, nfe, run)
             if len(images):
-                pictures.rows[nfe] = images
+                pictures.rows[counted] = images
         if pictures.rows:
             found.grids[stem] = pictures
     found.real = _spread(dataset.split(HELD_OUT_SPLIT), settings.grid_images)
@@ -160,10 +160,18 @@ def _spread(split: Split, count: int) -> Tensor:
 
 @dataclass
 class _Tape:
-    """What is kept while images stream by: the first ones, and the seconds of each batch."""
+    """What is kept while images stream by: the first ones, the seconds, and the counted evaluations."""
 
     images: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
+    evaluations: float = 0.0
+    count: int = 0
+
+    @property
+    def nfe(self) -> float:
+        """Counted evaluations for each image, to one decimal; a whole number where all have the same."""
+        mean = round(self.evaluations / max(self.count, 1), 1)
+        return int(mean) if mean == int(mean) else mean
 
 
 @dataclass
@@ -202,7 +210,7 @@ class _Run:
         if self.on_row is not None:
             self.on_row(self.found, row)
 
-    def batches(self, arm: Arm, nfe: int, seed: int, n: int, tape: _Tape) -> Iterator[Tensor]:
+    def batches(self, arm: Arm, nfe: int | None, seed: int, n: int, tape: _Tape) -> Iterator[Tensor]:
         """The images 0 .. n-1 of a seed, recorded on the tape."""
         settings, missing = self.settings, self.settings.grid_images
         for batch in generate(
@@ -210,6 +218,8 @@ class _Run:
             settings.batch_size, settings.quantise, self.conditioner, self.device,
         ):  # fmt: skip
             tape.seconds += batch.seconds
+            tape.evaluations += batch.nfe * len(batch.images)
+            tape.count += len(batch.images)
             if missing > 0:
                 tape.images.append(batch.images[:missing].cpu())
                 missing -= len(batch.images)
@@ -217,18 +227,18 @@ class _Run:
             if self.on_batch is not None:
                 self.on_batch(len(batch.images))
 
-    def warm_up(self, arm: Arm, nfe: int) -> None:
+    def warm_up(self, arm: Arm, nfe: int | None) -> None:
         """Before the first timing, one batch that is not timed: first calls load kernels."""
         if not self.warm:
             n = min(self.settings.batch_size, self.settings.n)
             _drain(self.batches(arm, nfe, self.settings.seeds[0], n, _Tape()))
             self.warm = True
 
-    def first_images(self, arm: Arm, nfe: int) -> list[Tensor]:
+    def first_images(self, arm: Arm, nfe: int | None) -> _Tape:
         """Images for the picture grid when no distance is measured, or it is known."""
         tape = _Tape()
         _drain(self.batches(arm, nfe, self.settings.seeds[0], self.settings.grid_images, tape))
-        return tape.images
+        return tape
 
 
 def _drain(batches: Iterable[Tensor]) -> None:
@@ -236,9 +246,9 @@ def _drain(batches: Iterable[Tensor]) -> None:
         pass
 
 
-def _add_arm(arm: Arm, nfe: int, run: _Run) -> Tensor:
-    """Measure one sampler at one budget, for all seeds; return the first images of the first seed (maybe none)."""
-    settings, values, tapes = run.settings, [], {}
+def _add_arm(arm: Arm, nfe: int | None, run: _Run) -> tuple[float, Tensor]:
+    """Measure one sampler at one budget, for all seeds; return (NFE, first images of the first seed (maybe none))."""
+    settings, rows, tapes = run.settings, [], {}
     for seed in settings.seeds if settings.extractor is not None else ():
         blank = blank_row(run.found.provenance, run.found.protocol, arm.label, arm.grid, nfe, seed)
         row = run.keep(blank)
@@ -246,13 +256,13 @@ def _add_arm(arm: Arm, nfe: int, run: _Run) -> Tensor:
             run.warm_up(arm, nfe)
             tapes[seed] = tape = _Tape()
             value = run.meter.distance(run.batches(arm, nfe, seed, settings.n, tape), settings.n)
-            row = replace(blank, value=value, seconds_per_image=tape.seconds / settings.n)
+            row = replace(blank, nfe=tape.nfe, value=value, seconds_per_image=tape.seconds / settings.n)
             run.add(row)
-        values.append(row.value)
-    first = settings.seeds[0]
-    images = tapes[first].images if first in tapes else run.first_images(arm, nfe)
-    log.info("%s", _line(f"{arm.name} at NFE {nfe}", values, len(tapes)))
-    return torch.cat(images) if images else torch.empty(0)
+        rows.append(row)
+    tape = tapes.get(settings.seeds[0]) or run.first_images(arm, nfe)
+    counted = rows[0].nfe if rows else tape.nfe
+    log.info("%s", _line(f"{arm.name} at NFE {counted}", [row.value for row in rows], len(tapes)))
+    return counted, torch.cat(tape.images) if tape.images else torch.empty(0)
 
 
 def _add_control(name: str, run: _Run) -> None:

@@ -23,7 +23,7 @@ class Summary:
         label: the sampler's or control's name, with whatever else distinguishes it in this table.
         sampler: the sampler with its settings; the control's name.
         grid: time grid with its settings, empty for controls.
-        nfe: counted network evaluations; None for controls.
+        nfe: counted network evaluations, for adaptive samplers the mean over the seeds; None for controls.
         values: one value for each seed.
         seconds: mean seconds per image, or None.
         independent: whether the seeds are draws of their own; where they share images, their standard deviation says
@@ -34,7 +34,7 @@ class Summary:
     label: str
     sampler: str
     grid: str
-    nfe: int | None
+    nfe: float | None
     values: tuple[float, ...]
     seconds: float | None = None
     independent: bool = True
@@ -101,16 +101,19 @@ def summarise_groups(groups: Sequence[tuple[str, Sequence[Row]]]) -> list[Summar
     found = []
     for tag, rows in arms:
         label = _labels(rows, everything, tag)
-        series: dict[str, dict[int, list[Row]]] = {}
+        series: dict[str, dict[float, list[Row]]] = {}
         for row in rows:
-            series.setdefault(label(row), {}).setdefault(row.nfe or 0, []).append(row)
+            budget = 0 if row.adaptive else row.nfe or 0
+            series.setdefault(label(row), {}).setdefault(budget, []).append(row)
         for name, budgets in series.items():
-            found += [_summary(name, nfe, group, tag) for nfe, group in sorted(budgets.items())]
+            found += [_summary(name, group, tag) for _, group in sorted(budgets.items())]
     return found
 
 
-def _summary(label: str, nfe: int, rows: Sequence[Row], tag: str) -> Summary:
+def _summary(label: str, rows: Sequence[Row], tag: str) -> Summary:
     values, seconds = tuple(row.value for row in rows), _mean_seconds(rows)
+    counts = [row.nfe or 0 for row in rows]
+    nfe = counts[0] if len(set(counts)) == 1 else round(statistics.fmean(counts), 1)
     return Summary(label, rows[0].sampler, rows[0].grid, nfe, values, seconds, tag=tag)
 
 

@@ -10,7 +10,7 @@ from diffexp.tasks.build import Config, Parts, build, make_node
 def main(config: Config) -> None:
     """Print parameters, data, training budget and the NFE plans of all arms."""
     parts = build(config)
-    arms = build_arms(config["evaluation"], config["sampler"], make_node)
+    arms = build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"])
     names = short_names(arms)
     width = max(8, *map(len, names))
     plans = [line for name, arm in names.items() for line in _plans(arm, name.ljust(width), parts, config)]
@@ -49,5 +49,6 @@ def _plans(arm: Arm, name: str, parts: Parts, config: Config) -> list[str]:
         times = sampler.times(parts.process, nfe).tolist()
         sampler.plan(parts.process, nfe)
         first = " ".join(f"{time:.4f}" for time in times[:3])
-        lines.append(f"  {name} {nfe:>4} ({len(times) - 1:>3}): {first} ... {times[-1]:.4g}")
+        cost = "adaptive" if nfe is None else nfe
+        lines.append(f"  {name} {cost:>4} ({len(times) - 1:>3}): {first} ... {times[-1]:.4g}")
     return lines

@@ -61,7 +61,7 @@ def plan_evaluation(config: Config, parts: Parts, restored: Restored | None = No
     profiles = parts.ema.profiles if restored is None else restored.state["ema"]["profiles"]
     _check_profile(config["evaluation"]["ema"], profiles if parts.trainable else ())
     plan = Plan(
-        build_arms(config["evaluation"], config["sampler"], make_node),
+        build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"]),
         build_settings(config["evaluation"], make_node),
     )
     for arm in plan.arms:

@@ -50,7 +50,7 @@ class Model:
     def sample(
         self,
         n: int,
-        nfe: int,
+        nfe: int | None,
         sampler: str = "ddim",
         seed: int = 0,
         labels: Tensor | None = None,
@@ -62,7 +62,7 @@ class Model:
 
         Args:
             n: number of images.
-            nfe: network evaluations for each image.
+            nfe: network evaluations for each image; None for samplers that take no budget.
             sampler: one of `samplers`.
             seed: keys the noise.
             labels: int64 (n,), for class-conditional models.
@@ -136,7 +136,7 @@ def _parts(config: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
 
 
 def _model(config: Mapping[str, Any], parts: Parts, network: nn.Module, device: str) -> Model:
-    arms = build_arms(config["evaluation"], config["sampler"], make_node)
+    arms = build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"])
     denoiser = parts.denoiser(network.to(device).eval().requires_grad_(False))
     samplers = {name: arm.sampler for name, arm in short_names(arms).items()}
     return Model(denoiser, samplers, parts.data.shape, parts.data.num_classes, config, torch.device(device))

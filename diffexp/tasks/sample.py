@@ -43,21 +43,22 @@ def main(config: Config) -> None:
         for stem, arm in file_stems(plan.arms).items():
             for nfe in arm.feasible(plan.settings.nfe_policy):
                 images = draw(arm.sampler, nfe)
-                name = f"{stem}_nfe{nfe}_seed{plan.settings.seeds[0]}"
-                _write_arrays(images, target / f"{name}.npz")
+                cost = "counted" if nfe is None else nfe
+                name = f"{stem}_nfe{cost}_seed{plan.settings.seeds[0]}"
+                write_arrays(images, target / f"{name}.npz")
                 shown = [("", part) for part in images[:_SHOWN].split(_COLUMNS)]
-                draw_grid(shown, target / f"{name}.png", title=f"{config['recipe']}, {arm.label}, NFE {nfe}")
+                draw_grid(shown, target / f"{name}.png", title=f"{config['recipe']}, {arm.label}, NFE {cost}")
                 console.say(f"samples: {target / name}.png, .npz")
 
 
 def _generator(
     config: Config, parts: Parts, settings: EvaluationSettings, restored: Restored | None, stop: StopRequest
-) -> Callable[[Sampler, int], Tensor]:
+) -> Callable[[Sampler, int | None], Tensor]:
     """(sampler, nfe) -> all images, uint8 (n, C, H, W) on the CPU."""
     source = make_source(config, parts, restored)
     conditioner, seed = conditioner_of(parts), settings.seeds[0]
 
-    def draw(sampler: Sampler, nfe: int) -> Tensor:
+    def draw(sampler: Sampler, nfe: int | None) -> Tensor:
         kept = []
         for batch in generate(
             sampler, source.denoiser, parts.data.shape, range(settings.n), seed, nfe,
@@ -70,7 +71,8 @@ def _generator(
     return draw
 
 
-def _write_arrays(images: Tensor, path: Path) -> None:
+def write_arrays(images: Tensor, path: Path) -> None:
+    """Write uint8 images (*, C, H, W) as an array (*, H, W, C) under the key `images`."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images.permute(0, 2, 3, 1).numpy())
+    np.savez_compressed(buffer, images=images.movedim(-3, -1).numpy())
     write_bytes_atomic(path, buffer.getvalue())

@@ -239,7 +239,7 @@ def _identities(work: Work) -> dict[str, str]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _nfe(arm: Summary) -> int:
+def _nfe(arm: Summary) -> float:
     return arm.nfe or 0
 
 

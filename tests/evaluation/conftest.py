@@ -13,7 +13,8 @@ from diffexp.prediction.denoiser import Denoiser
 from diffexp.prediction.form import Form
 from diffexp.process.combination import Combination
 from diffexp.process.vp import VP
-from diffexp.sampler.grid import Uniform
+from diffexp.sampler.adaptive import Adaptive, DormandPrince
+from diffexp.sampler.grid import Ends, Uniform
 from diffexp.sampler.heun import Heun
 from diffexp.sampler.linear import DDIM, Ancestral
 from diffexp.sampler.loop import Sampler
@@ -84,6 +85,7 @@ def samplers():
         "ddim": Sampler("ddim", DDIM(), grid),
         "ddpm": Sampler("ddpm", Ancestral(), grid),
         "heun": Sampler("heun", Heun(), grid),
+        "rk45": Adaptive("rk45", DormandPrince(1e-3, 1e-3), Ends(1e-3)),
     }
 
 

@@ -23,6 +23,14 @@ def test_rows_come_back_bit_for_bit(tmp_path):
     assert (ROW.control, control.control) == (None, "real")
 
 
+def test_evaluations_of_an_adaptive_sampler_are_a_result(tmp_path):
+    row = replace(ROW, grid="ends(t_end=0.001,last=state)", nfe=40.5)
+    write_rows(tmp_path / "results.csv", [row])
+    assert read_rows(tmp_path / "results.csv") == [row]
+    assert row.key == replace(row, nfe=None).key != replace(row, seed=1).key
+    assert ROW.key != replace(ROW, nfe=40.5).key
+
+
 def test_controls_do_not_depend_on_the_model_and_samples_do():
     control = replace(ROW, sampler="control:real", grid="", nfe=None)
     changes = [{"checkpoint": "step_8"}, {"network": "x"}, {"process": "x"}, {"prediction": "x"}, {"experiment": "x"}]

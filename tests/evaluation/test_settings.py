@@ -11,6 +11,7 @@ from diffexp.sampler.loop import Sampler
 
 DDIM = {"_target_": "ddim", "name": "ddim", "clip": False}
 HEUN = {"_target_": "heun", "name": "heun", "clip": False}
+RK45 = {"_target_": "rk45", "name": "rk45", "clip": False}
 NODE = {
     "n": 8, "seeds": [0], "nfe": None, "nfe_policy": "exact", "only": None,
     "arms": {"ddim": {**DDIM, "nfe": [5, 10]}, "heun": {**HEUN, "nfe": [5, 9]}},
@@ -66,10 +67,49 @@ def test_budgets_that_are_asked_for_have_no_limit(make):
     assert _plan(build_arms({**NODE, "nfe": [13], "nfe_max": 9}, DDIM, make)) == {"ddim": [13], "heun": [13]}
 
 
+BY_SCALE = {
+    "ddim": {**DDIM, "nfe": {"paper": [10, 1000], "quick": [10, 100]}},
+    "heun": {**HEUN, "nfe": {"paper": 9}},
+    "ddpm": {"_target_": "ddpm", "name": "ddpm", "nfe": [5, 100]},
+}
+
+
+def test_budgets_of_a_scale(make):
+    node = {**NODE, "arms": BY_SCALE}
+    everything = {"ddim": [10, 1000], "heun": [9], "ddpm": [5, 100]}
+    assert _plan(build_arms(node, DDIM, make)) == everything
+    assert _plan(build_arms(node, DDIM, make, "quick")) == {"ddim": [10, 100], "ddpm": [5, 100]}
+    # the limit is for budgets that were not named for the scale
+    assert _plan(build_arms({**node, "nfe_max": 50}, DDIM, make, "quick")) == {"ddim": [10, 100], "ddpm": [5]}
+    assert _plan(build_arms({**node, "nfe": [3]}, DDIM, make, "quick")) == {"ddim": [3], "ddpm": [3]}
+    assert _plan(build_arms({**node, "only": "heun", "nfe": [3]}, DDIM, make, "quick")) == {"heun": [3]}
+
+
+def test_adaptive_samplers_have_no_budget(make):
+    for arms in ({"rk45": RK45}, {"rk45": {**RK45, "nfe": {"quick": None}}}):
+        (arm,) = build_arms({**NODE, "arms": arms}, DDIM, make, "quick")
+        assert arm.nfe == (None,)
+        assert arm.feasible("exact") == arm.feasible("below") == [None]
+    both = {"ddim": {**DDIM, "nfe": [5]}, "rk45": RK45}
+    assert _plan(build_arms({**NODE, "arms": both, "nfe": [7]}, DDIM, make)) == {"ddim": [7], "rk45": [None]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nfe_max": 4}, "evaluation.nfe_max=4: all budgets of the arms are larger; add evaluation.nfe="),
+        (
+            {"nfe_max": 4},
+            "evaluation.arms: ddim, heun has no budgets for scale=paper up to evaluation.nfe_max=4; add",
+        ),
+        (
+            {"arms": {"ddim": {**DDIM, "nfe": {"quick": [5]}}}},
+            "evaluation.arms: ddim has no budgets for scale=paper; add evaluation.nfe=[...]",
+        ),
+        (
+            {"arms": {"rk45": {**RK45, "nfe": 50}}},
+            "nfe=50: sampler rk45 takes no budget, its evaluations are counted",
+        ),
+        ({"arms": {"rk45": RK45}, "nfe": [50]}, "evaluation.nfe=[50]: rk45 takes no budget; leave evaluation.nfe out"),
         ({"only": "ddmi"}, "evaluation.only=ddmi: not among the arms; did you mean 'ddim'"),
         ({"arms": {}}, "evaluation.arms.ddim: no budgets"),
         ({"nfe": [0]}, "a budget is at least one evaluation"),

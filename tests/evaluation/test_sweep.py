@@ -141,6 +141,22 @@ def test_known_rows_are_not_measured_again(found, arms, denoiser, dataset, setti
             assert torch.equal(again.grids[name].rows[nfe], images)
 
 
+def test_an_adaptive_sampler_is_counted(denoiser, dataset, settings, provenance, samplers):
+    arms, settings.controls = [Arm(samplers["rk45"], (None,))], []
+    denoiser.evaluations = 0
+    found = evaluate(arms, denoiser, dataset, settings, provenance)
+    first, second = found.rows
+    (stem,) = found.grids
+    assert 30 < first.nfe < 60
+    assert 30 < second.nfe < 60
+    warm_up = denoiser.evaluations - 120 * (first.nfe + second.nfe)  # counts are rounded to a tenth
+    assert abs(warm_up - 50 * first.nfe) < 120 * 0.1 + 50 * 2
+    assert list(found.grids[stem].rows) == [first.nfe]
+    again = evaluate(arms, denoiser, dataset, settings, provenance, known=found.rows)
+    assert (again.rows, again.kept) == ([], found.rows)
+    assert list(again.grids[stem].rows) == [first.nfe]
+
+
 def test_an_evaluation_goes_on_where_it_stopped(found, arms, denoiser, dataset, settings, provenance):
     """Rows come one by one; those that were saved before the stop and those after make the whole."""
     saved = []

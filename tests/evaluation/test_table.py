@@ -39,6 +39,14 @@ def test_budgets_ascend_and_controls_stand_apart():
     assert [(s.label, s.values) for s in summarise_controls(rows)] == [("real", (2.0,))]
 
 
+def test_counted_evaluations_do_not_part_the_seeds_of_an_adaptive_sampler():
+    counts = [replace(ROW, sampler="rk45", grid="ends(t_end=0.1,last=state)", seed=k, nfe=40 + k / 2) for k in range(3)]
+    (summary,) = summarise_arms(counts)
+    assert (summary.nfe, summary.values) == (40.5, (4.0, 4.0, 4.0))
+    loose = replace(counts[0], sampler="rk45(rtol=0.01)", nfe=20)
+    assert [(s.label, s.nfe) for s in summarise_arms([*counts, loose])] == [("rk45", 40.5), ("rk45(rtol=0.01)", 20)]
+
+
 def test_arms_that_differ_elsewhere_are_told_apart():
     rows = [ROW, replace(ROW, checkpoint="step_8"), replace(ROW, checkpoint="step_8", grid="power")]
     labels = [summary.label for summary in summarise_arms(rows)]

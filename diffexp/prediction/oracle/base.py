@@ -41,8 +41,8 @@ class Oracle(Denoiser):
     def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
         self.evaluations += len(u)
         if isinstance(point.extra, _Each):
-            places = [slice(k, k + 1) for k in range(len(u))]
-            found = [self.estimate(u[k].double(), own, conditions[k]) for k, own in zip(places, point.extra, strict=True)]
+            single = [(slice(k, k + 1), own) for k, own in enumerate(point.extra)]
+            found = [self.estimate(u[image].double(), own, conditions[image]) for image, own in single]
             data, noise = (torch.cat(values) for values in zip(*found, strict=True))
         else:
             data, noise = self.estimate(u.double(), point.extra, conditions)

@@ -20,7 +20,7 @@ LAYOUT = read_layout()
 RECIPES = LAYOUT.choices["experiment"]
 SCALES = LAYOUT.choices["scale"]
 
-_GIVEN = {"path": "x", "resolution": "8"}  # for the keys that a choice leaves to the user
+_GIVEN = {"path": "x", "target": "x", "source": "y", "resolution": "8"}  # for the keys that a choice leaves to the user
 
 _DRIVER = """
 import sys
@@ -45,19 +45,58 @@ def test_every_recipe_is_valid_at_every_scale(recipe: str, scale: str) -> None:
     assert job.config["paper"]["title"]
 
 
-@pytest.mark.parametrize("group", [group for group in LAYOUT.choices if group not in GLOBAL_GROUPS])
+GROUPS = [group for group in LAYOUT.choices if group not in GLOBAL_GROUPS]
+
+
+def _turns(groups: list[str]) -> list[dict[str, str]]:
+    """Choices of all these groups at a time, until each choice has had its turn."""
+    choices = {group: LAYOUT.choices[group] for group in groups}
+    return [
+        {group: names[turn % len(names)] for group, names in choices.items()}
+        for turn in range(max(map(len, choices.values())))
+    ]
+
+
+def _rounds() -> list[dict[str, str]]:
+    """All choices. A family only chooses other groups' files, so that it comes alone, and so do inner groups."""
+    outer = dict.fromkeys(group.rpartition("/")[0] for group in GROUPS)  # "" of most
+    inner = {name: [group for group in GROUPS if group.rpartition("/")[0] == name] for name in outer}
+    rounds = _turns([group for group in inner.pop("") if group != "family"]) + _turns(["family"])
+    return rounds + [{**_with(groups), **turn} for groups in inner.values() for turn in _turns(groups)]
+
+
+def _with(groups: list[str]) -> dict[str, str]:
+    """The first choice of the outer group that has these inner ones, unless its default has them."""
+    outer, names = groups[0].rpartition("/")[0], [group.rpartition("/")[2] for group in groups]
+
+    def has(choice: str) -> bool:
+        listed = read_yaml(LAYOUT.folder / outer / f"{choice}.yaml").get("defaults", [])
+        return all(any(name in entry for entry in listed) for name in names)
+
+    return {} if has(LAYOUT.defaults[outer]) else {outer: next(filter(has, LAYOUT.choices[outer]))}
+
+
+def _given(group: str, choice: str) -> list[str]:
+    """What a choice leaves to the user."""
+    body = read_yaml(LAYOUT.folder / group / f"{choice}.yaml")
+    return [f"{group}.{key}={_GIVEN[key]}" for key, value in body.items() if value == "???"]
+
+
 @pytest.mark.parametrize("recipe", [None, *RECIPES])
-def test_every_choice_of_every_group_is_valid_in_every_recipe(recipe: str | None, group: str) -> None:
+def test_every_choice_of_every_group_is_valid_in_every_recipe(recipe: str | None) -> None:
     """What a recipe writes into a group has to be an argument of whatever the group is replaced by."""
     base = [] if recipe is None else [f"experiment={recipe}"]
+    rounds = _rounds()
+    assert {pair for chosen in rounds for pair in chosen.items()} == {
+        (group, choice) for group in GROUPS for choice in LAYOUT.choices[group]
+    }
     lines = []
-    for choice in LAYOUT.choices[group]:
-        body = read_yaml(LAYOUT.folder / group / f"{choice}.yaml")
-        given = [f"{group}.{key}={_GIVEN[key]}" for key, value in body.items() if value == "???"]
-        lines.append(normalise([*base, f"{group}={choice}", *given], LAYOUT))
-    for job, choice in zip(compose_jobs(lines, LAYOUT), LAYOUT.choices[group], strict=True):
+    for chosen in rounds:
+        words = [word for group, choice in chosen.items() for word in (f"{group}={choice}", *_given(group, choice))]
+        lines.append(normalise([*base, *words], LAYOUT))
+    for job, chosen in zip(compose_jobs(lines, LAYOUT), rounds, strict=True):
         validate(job.config, LAYOUT)
-        assert job.choices[group] == choice
+        assert {group: job.choices[group] for group in chosen} == chosen
 
 
 def test_hydra_makes_no_folders_and_no_logs() -> None:
@@ -72,13 +111,12 @@ def test_hydra_makes_no_folders_and_no_logs() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_order_and_plus_form_is_the_same_run(recipe: str) -> None:
     words = (f"experiment={recipe}", "scale=quick", "seed=1")
-    lines = [
-        [sign + word if place < 2 else word for place, word in order]
-        for sign in ("", "+")
-        for order in itertools.permutations(enumerate(words))
-    ]
-    jobs = [job for line in lines for job in compose_jobs(expand(normalise(line, LAYOUT), LAYOUT), LAYOUT)]
-    assert len(jobs) == 12
+    orders = list(itertools.permutations(enumerate(words)))
+    plain = [normalise([word for _, word in order], LAYOUT) for order in orders]
+    plus = [normalise([f"+{word}" if place < 2 else word for place, word in order], LAYOUT) for order in orders]
+    assert plus == plain
+    jobs = [job for line in plain for job in compose_jobs(expand(line, LAYOUT), LAYOUT)]
+    assert len(jobs) == 6
     assert len({config_hash(job.config) for job in jobs}) == 1
     (paper,) = compose_jobs([[f"experiment={recipe}", "seed=1"]], LAYOUT)
     assert jobs[0].config["training"]["max_steps"] < paper.config["training"]["max_steps"]

@@ -37,8 +37,8 @@ from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.consistency import Consistency
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Head
-from diffexp.process.base import Marginal, Process, second_image
-from diffexp.process.operator import combine
+from diffexp.process.base import Marginal, Process
+from diffexp.process.flow import ode_step
 
 Weight = Literal["one", "inv_gap"]
 
@@ -190,26 +190,6 @@ class CBT(_Consistency):
 
     def earlier(self, pair: Pair, teacher: NetworkDenoiser | None) -> Tensor:
         return pair.law(pair.r).perturb(pair.x0, pair.noise, pair.conditions.endpoint)
-
-
-def ode_step(process: Process, u: Tensor, t: Tensor, r: Tensor, data: Tensor, y: Tensor | None = None) -> Tensor:
-    """One first-order step of the probability flow from time t to time r, given the estimate of the data at t.
-
-    u_r = A_r x^ + B_r y + L_r e^ with the noise e^ that u_t = A_t x^ + B_t y + L_t e^ implies.
-
-    Args:
-        process: the forward process.
-        u: states (B, *).
-        t, r: times, float64 (B,) on the CPU; L_t must not vanish.
-        data: x^, (B, *).
-        y: the second image of a process that has one.
-    """
-    here, there = process.marginal(t), process.marginal(r)
-    keep = there.factor @ here.factor.inverse()
-    terms = [(keep, u), (there.signal - keep @ here.signal, data)]
-    if here.auxiliary is not None and there.auxiliary is not None:
-        terms.append((there.auxiliary - keep @ here.auxiliary, second_image(y)))
-    return combine([(operator.cast(u.dtype, u.device), part) for operator, part in terms])
 
 
 def composited(images: Tensor, conditions: Conditions) -> Tensor:

@@ -13,6 +13,7 @@ _TASKS = {
     "train": "train only; the same command with ckpt= resumes",
     "evaluate": "samplers at their NFE budgets: results.csv, report.md, plots (needs ckpt=)",
     "sample": "a grid of images for each NFE budget, from the same noise (needs ckpt=)",
+    "interpolate": "strips of images from the noise of one seed to that of another (needs ckpt=)",
     "report": "report.md and its plots again, from the files of one run (ckpt=) or of several together (sweep=)",
     "check": "what would be run: parameter count, NFE plans; builds nothing heavy",
     "list": "the recipes: paper, data, parameters, best published row",

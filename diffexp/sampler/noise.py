@@ -58,6 +58,27 @@ class KeyedNoise:
         return self._draw("sample/step", k)
 
 
+class BetweenNoise:
+    """The noise of a share of the way from one source to another, along great circles: see `slerp`.
+
+    Args:
+        first: the source at 0.
+        second: the source at 1, for a batch of the same shape.
+        share: in [0, 1]; the ends are the sources themselves, exactly.
+    """
+
+    def __init__(self, first: NoiseSource, second: NoiseSource, share: float) -> None:
+        self.first = first
+        self.second = second
+        self.share = share
+
+    def initial(self) -> Tensor:
+        return slerp(self.first.initial(), self.second.initial(), self.share)
+
+    def step(self, k: int) -> Tensor:
+        return slerp(self.first.step(k), self.second.step(k), self.share)
+
+
 class FixedNoise:
     """Noise from given tensors, for reproducing published trajectories.
 
@@ -75,3 +96,26 @@ class FixedNoise:
 
     def step(self, k: int) -> Tensor:
         return self._steps[k]
+
+
+def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """sin((1 - a) w) / sin(w) first + sin(a w) / sin(w) second, w the angle between two images' noises.
+
+    In between, unit noise keeps its length, where the straight line would shorten it. Parallel noises, which have no
+    circle between them, are joined by that line.
+
+    Args:
+        first, second: (B, *); the angle is that of each image, over all its numbers, in float64.
+        share: a in [0, 1]; 0 and 1 give `first` and `second`, bit for bit.
+    """
+    if share in (0.0, 1.0):
+        return first if share == 0.0 else second
+    flat = [noise.double().flatten(1) for noise in (first, second)]
+    unit = [noise / noise.norm(dim=1, keepdim=True) for noise in flat]
+    # The angle by half its chords: the cosine alone loses digits where noises are nearly parallel.
+    angle = 2.0 * torch.atan2((unit[0] - unit[1]).norm(dim=1), (unit[0] + unit[1]).norm(dim=1))
+    whole = angle.sin()
+    straight = whole < 1.0e-12
+    shares = [torch.where(straight, a, (a * angle).sin() / whole) for a in (1.0 - share, share)]
+    a, b = (weight.to(first.dtype).reshape(-1, *[1] * (first.ndim - 1)) for weight in shares)
+    return a * first + b * second

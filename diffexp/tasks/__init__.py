@@ -21,18 +21,19 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     Raises:
         DiffexpError: anything that the user can act on.
     """
-    from diffexp.tasks import check, console, diff, evaluate, report, run, sample, train
+    from diffexp.tasks import check, console, diff, evaluate, interpolate, report, run, sample, train
     from diffexp.tasks import list as recipes
 
     console.prepare()
     devices = config.get("trainer", {}).get("devices", 1)
-    if devices > 1 and config["task"] in ("evaluate", "sample"):
+    if devices > 1 and config["task"] in ("evaluate", "sample", "interpolate"):
         log.info("task=%s is one process: trainer.devices=%d is for training", config["task"], devices)
     tasks = {
         "run": run.main,
         "train": train.main,
         "evaluate": evaluate.main,
         "sample": sample.main,
+        "interpolate": interpolate.main,
         "report": report.main,
         "check": check.main,
         "list": recipes.main,

@@ -3,7 +3,7 @@
     E[x0 | u] = sum_i r_i x_i,   r_i ~ exp(-|L^-1 (u - A x_i)|^2 / 2),   E[e | u] = L^-1 (u - A E[x0 | u])
 
 This is what a network that fits its training data perfectly would say (Karras et al. 2022, eq. 57): it samples the
-training images themselves.
+training images themselves. On a bridge u - B y stands in the place of u: the end point y says nothing of the image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from diffexp.core.errors import ConfigError
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.oracle.base import Oracle
 from diffexp.prediction.wrapper import NO_LABEL
-from diffexp.process.base import Marginal, Process
+from diffexp.process.base import Marginal, Process, second_image
+from diffexp.process.operator import Operator
 
 _CHUNK = 4096
 
@@ -47,8 +48,7 @@ class Finite(Oracle):
         return marginal
 
     def estimate(self, u: Tensor, ready: Marginal, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        whiten, image = ready.factor.inverse(), ready.factor.inverse() @ ready.signal
-        white = whiten.apply(u)
+        white, image = self._whitened(u, ready, conditions)
         top = u.new_full((len(u), 1), -torch.inf)
         total, weighted = u.new_zeros(len(u), 1), torch.zeros_like(u).flatten(1)
         for start in range(0, len(self.images), _CHUNK):  # an online softmax: memory for one chunk only
@@ -62,6 +62,15 @@ class Finite(Oracle):
             top = higher
         data = (weighted / total).reshape(u.shape)
         return data, white - image.apply(data)
+
+    def _whitened(self, u: Tensor, law: Marginal, conditions: Conditions) -> tuple[Tensor, Operator]:
+        """(L^-1 (u - B y), L^-1 A)."""
+        if law.signal.is_zero() and law.factor.is_zero():  # a bridge's end point: nothing tells the images apart
+            return torch.zeros_like(u), law.signal
+        whiten = law.factor.inverse()
+        if law.auxiliary is not None:
+            u = u - law.auxiliary.apply(second_image(conditions.endpoint).double())
+        return whiten.apply(u), whiten @ law.signal
 
     def _scores(self, white: Tensor, images: Tensor, labels: Tensor | None, start: int) -> Tensor:
         """-|white - image|^2 / 2 of every state and image of a chunk, -inf for images of another class: (B, n)."""

@@ -5,7 +5,8 @@ s_k^2 I, or the covariance of the lifted data on a process that joins a velocity
 
     E[e | u] = sum_k r_k L^T V_k^-1 d_k,   E[x0 | u] = sum_k r_k (m_k + S_k A^T V_k^-1 d_k),   d_k = u - A m_k,
 
-with the responsibilities r_k ~ w_k det(V_k)^-1/2 exp(-d_k^T V_k^-1 d_k / 2) (Bayes' rule).
+with the responsibilities r_k ~ w_k det(V_k)^-1/2 exp(-d_k^T V_k^-1 d_k / 2) (Bayes' rule). On a bridge the mixture is
+that of the data given the end point y, with means m_k + q_k y, and d_k = u - B y - A (m_k + q_k y).
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from torch import Tensor
 from diffexp.core.errors import ConfigError
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.oracle.base import Oracle
-from diffexp.process.base import Marginal, Process
+from diffexp.process.base import Marginal, Process, second_image
 from diffexp.process.operator import Operator
 
 
 @dataclass(frozen=True)
 class _Component:
-    """One component at one time: A, V^-1, L^T V^-1, S A^T V^-1 and log w - log det(V) / 2."""
+    """One component at one time: A, B, V^-1, L^T V^-1, S A^T V^-1 and log w - log det(V) / 2."""
 
     signal: Operator
+    second: Operator | None
     precision: Operator
     noise: Operator
     data: Operator
@@ -45,6 +47,7 @@ class Mixture(Oracle):
         elementwise: every pixel draws its component by itself; else one component makes the whole image. Processes
             whose operators couple the pixels (blurring) know only the second.
         shape: (C, H, W) of the images, for a mixture of whole images whose means are numbers.
+        slopes: q_k, (K,), on a bridge; None: the data do not depend on the end point.
 
     Raises:
         ConfigError: for numbers that describe no mixture.
@@ -58,14 +61,18 @@ class Mixture(Oracle):
         stds: Sequence[float] | Tensor,
         elementwise: bool = True,
         shape: Sequence[int] | None = None,
+        slopes: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__(process)
-        self.weights, self.means, self.stds = (
-            torch.as_tensor(values, dtype=torch.float64) for values in (weights, means, stds)
+        self.weights, self.means, self.stds, self.slopes = (
+            torch.as_tensor(values, dtype=torch.float64)
+            for values in (weights, means, stds, [0.0] * len(weights) if slopes is None else slopes)
         )
-        sizes = {len(self.weights), len(self.means), len(self.stds)}
+        sizes = {len(values) for values in (self.weights, self.means, self.stds, self.slopes)}
         if len(sizes) != 1 or 0 in sizes:
-            raise ConfigError("network: weights, means and stds of a mixture need the same length, at least 1")
+            raise ConfigError("network: weights, means, stds and slopes of a mixture need the same length, at least 1")
+        if bool(self.slopes.any()) and not process.endpoint:
+            raise ConfigError(f"network.slopes: process {process.name} has no end point on which means could depend")
         if not bool((self.weights > 0.0).all()) or not bool((self.stds >= 0.0).all()):
             raise ConfigError("network: a mixture needs weights > 0 and stds >= 0")
         self.elementwise = elementwise
@@ -83,10 +90,13 @@ class Mixture(Oracle):
 
     def estimate(self, u: Tensor, ready: list[_Component], conditions: Conditions) -> tuple[Tensor, Tensor]:
         scores, datas, noises = [], [], []
-        for component, mean in zip(ready, self.means.to(u.device), strict=True):
+        end = second_image(conditions.endpoint).double() if self.process.endpoint else None
+        for component, mean, slope in zip(ready, self.means.to(u.device), self.slopes.tolist(), strict=True):
             image = mean.expand(self._image_shape(u)) if mean.ndim == 0 else mean
-            centre = self.process.lift(image[None])
+            centre = self.process.lift(image[None]) if end is None else image + slope * end
             off = u - component.signal.apply(centre)
+            if component.second is not None and end is not None:
+                off = off - component.second.apply(end)
             scores.append(component.log_weight - 0.5 * self._summed(off * component.precision.apply(off)))
             datas.append(centre + component.data.apply(off))
             noises.append(component.noise.apply(off))
@@ -113,11 +123,15 @@ class Mixture(Oracle):
 
 def _component(law: Marginal, spread: Operator, log_share: float, state: tuple[int, ...]) -> _Component:
     """The operators of one component, composed in float64."""
+    if law.signal.is_zero() and law.factor.is_zero():  # the end point itself: the state says nothing of the data
+        zero = law.signal
+        return _Component(zero, law.auxiliary, zero, zero, zero, log_share)
     back = spread @ law.signal.transpose()
     variance = law.signal @ back + law.factor.covariance()
     precision = variance.inverse()
     return _Component(
         signal=law.signal,
+        second=law.auxiliary,
         precision=precision,
         noise=law.factor.transpose() @ precision,
         data=back @ precision,

@@ -50,23 +50,30 @@ class OracleMixture(OracleSpec):
         means: m_k, one number for all pixels.
         stds: s_k >= 0.
         elementwise: every pixel draws its component by itself; else one component makes the whole image.
+        slopes: on a bridge, what each mean adds of the end point; None: nothing.
     """
 
     name = "oracle_mixture"
 
     def __init__(
-        self, weights: list[float], means: list[float], stds: list[float], elementwise: bool = True
+        self,
+        weights: list[float],
+        means: list[float],
+        stds: list[float],
+        elementwise: bool = True,
+        slopes: list[float] | None = None,
     ) -> None:
         self.weights = weights
         self.means = means
         self.stds = stds
         self.elementwise = elementwise
+        self.slopes = slopes
 
     def build(self, process: Process, shape: tuple[int, int, int], images: Images) -> Mixture:
-        return Mixture(process, self.weights, self.means, self.stds, self.elementwise, shape)
+        return Mixture(process, self.weights, self.means, self.stds, self.elementwise, shape, self.slopes)
 
     def check(self, process: Process, shape: tuple[int, int, int]) -> None:
-        oracle = Mixture(process, self.weights, self.means, self.stds, self.elementwise, shape)
+        oracle = Mixture(process, self.weights, self.means, self.stds, self.elementwise, shape, self.slopes)
         middle = torch.tensor(0.5 * (process.t_data + process.t_max), dtype=torch.float64)
         try:
             oracle.ready(process.marginal(middle))

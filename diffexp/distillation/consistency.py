@@ -228,7 +228,8 @@ class ConsistencyLoss(Loss):
         share = random.uniform(seed, "train/time", batch["position"])
         t, r = self.method.schedule.pairs(share, *self.limits, self.step, self.steps)
         conditions = conditions_of(batch, seed, self.objective.label_dropout)
-        return self.losses(denoiser, Pair(process, x0, noise, t, r, conditions, self.objective.masked)).mean()
+        losses = self.losses(denoiser, Pair(process, x0, noise, t, r, conditions, self.objective.masked))
+        return losses.mean() * (x0[0].numel() if self.objective.reduce == "sum" else 1)
 
     def losses(self, denoiser: NetworkDenoiser, pair: Pair) -> Tensor:
         """The weighted loss of each image, (B,); ConfigError unless r < t."""

@@ -22,6 +22,14 @@ from diffexp.process.operator import Operator
 
 Shift = Literal["skip_out", "all", "none"]
 
+# What to take in the place of processes whose noise does not vanish at the data.
+_INSTEAD = {
+    "i2sb_discrete": "the continuous process=i2sb",
+    "ve": "process=edm",
+    "cosine": "process.logsnr_max=1000, or process=vp",
+    "iddpm": "process=cosine process.logsnr_max=1000",
+}
+
 
 class Consistency(Head):
     """A prediction that gives only "jump": the state at t_min.
@@ -53,11 +61,10 @@ class Consistency(Head):
 
     def check(self, process: Process) -> None:
         self.head.check(process)
-        if process.num_steps is not None and self.boundary_shift != "none":
-            better = "i2sb" if process.name.startswith("i2sb") else "vp or cosine"
+        if self.boundary_shift != "none" and self._noisy(process):
             raise ConfigError(
-                f"prediction=consistency on process {process.name}: its table has no time without noise, so that "
-                f"h(x, t_min) = x cannot hold; use the continuous process={better}"
+                f"prediction=consistency: process {process.name} has noise at the data or counts its times, so that "
+                f"h(x, t_min) = x cannot hold; use {_INSTEAD.get(process.name, 'process=vp')}"
             )
         end = self.end(process)
         if not process.t_data < end < process.t_max:
@@ -69,13 +76,19 @@ class Consistency(Head):
                 "data unchanged, so that h(x, t_min) = x cannot hold; use one that does, e.g. ddbm, i2sb, v, eps or edm"
             )
 
+    def _noisy(self, process: Process) -> bool:
+        """Whether there is no time without noise, or times are those of a table."""
+        with torch.device("cpu"):  # also where networks are built without memory
+            start = torch.tensor([process.t_data], dtype=torch.float64)
+            return process.num_steps is not None or not _vanishes(process.factor(start))
+
     def exact(self, process: Process) -> bool:
         """Whether h(u, t_min) = u for every network: bit for bit."""
-        with torch.device("cpu"):  # also where networks are built without memory
+        with torch.device("cpu"):
             at_end = process.marginal(torch.tensor([self.end(process)], dtype=torch.float64))
             terms = self.form(at_end).data.terms
         others = (operator for part, operator in terms.items() if part != STATE)
-        return STATE in terms and terms[STATE].is_identity() and all(operator.is_zero() for operator in others)
+        return STATE in terms and terms[STATE].is_identity() and all(map(_vanishes, others))
 
     def out_channels(self, channels: int) -> int:
         return self.head.out_channels(channels)
@@ -109,6 +122,11 @@ class Consistency(Head):
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         raise _untaught()
+
+
+def _vanishes(operator: Operator) -> bool:
+    """Whether its numbers are zero in float32: a process may end at a log-SNR that is large but finite."""
+    return operator.cast(torch.float32, "cpu").is_zero()
 
 
 def _untaught() -> ConfigError:

@@ -126,6 +126,8 @@ class Sampler:
             raise ConfigError(f"sampler {self.name} is for bridges, and process {process.name} is none: use ddim")
         if wanted is False and process.endpoint:
             raise ConfigError(f"sampler {self.name} leaves out the end point of process {process.name}: use dbim")
+        if process.endpoint and self.grid.last == "denoise_em":
+            raise ConfigError(f"grid.last=denoise_em leaves out the end point of process {process.name}: use state")
 
     def plan(self, process: Process, nfe: int) -> Any:
         """The stepper's float64 coefficients of this budget, computed once for each process."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from diffexp.core.errors import ConfigError
 from diffexp.launch.layout import read_layout, read_yaml
+from diffexp.prediction.bridge import DDBM
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Eps
@@ -32,32 +33,45 @@ COSTS: dict[str, tuple[Callable[[int], int], int]] = {
     "heun": (lambda n: 2 * n - 1, 1),
     "gddim": (lambda n: n, 2),
     "rk4": (lambda n: 4 * n, 1),
+    "dbim": (lambda n: n, 2),
+    "ddbm_heun": (lambda n: 3 * n - 1, 1),
 }
 RESTLESS = {"ve", "edm", "blurring", "blurring_hoogeboom"}  # processes that keep no law, around which sscs could split
-GRIDS = [("vp", grid) for grid in LAYOUT.choices["grid"] if grid != "stride"] + [("ddpm", "stride")]
+# Where a sampler is at home, if not on vp with a uniform grid.
+HOMES = {"dbim": ("bridge_vp", "bridge"), "ddbm_heun": ("bridge_vp", "bridge_karras")}
+ELSEWHERE = {"stride": "ddpm", "bridge": "bridge_vp", "bridge_karras": "bridge_vp"}  # grids that are not for vp
+GRIDS = [(ELSEWHERE.get(grid, "vp"), grid) for grid in LAYOUT.choices["grid"]]
 PROCESSES = [(process, "uniform") for process in LAYOUT.choices["process"]]
 PLACES = sorted({*GRIDS, *PROCESSES})
 # Where every budget is sampled; elsewhere these few are, and the others only planned or refused.
-WHOLE = {("vp", "uniform"), ("vp", "explicit"), ("ddpm", "stride")}
+WHOLE = {("vp", "uniform"), ("vp", "explicit"), ("ddpm", "stride"), *HOMES.values()}
 FEW = (1, 2, 3, 10, 11, 49, 50)
-FIXED = [name for name in LAYOUT.choices["sampler"] if name != "rk45"]  # which takes no budget, see test_adaptive
+FIXED = [
+    name for name in LAYOUT.choices["sampler"] if name not in {"rk45", "consistency"}
+]  # they have tests of their own
 # What a sampler cannot do on a process at all, whatever the budget.
 REFUSED = {("sscs", name): f"sscs splits around a law that the process keeps, and {name} has" for name in RESTLESS} | {
     ("ddpm", "cld_sgm"): "eps_rule=added: no posterior between two times",
     ("gddim", "cld_sgm"): "eps_rule=added: no factor R",
 }
+BRIDGES = {"bridge_vp", "bridge_ve", "brownian", "i2sb", "i2sb_discrete"}
 
 
 class Counting(nn.Module):
-    """A network that counts the images that it is shown; a little of the state is its answer."""
+    """A network that counts the states that it is shown; a little of the state is its answer.
 
-    def __init__(self) -> None:
+    Args:
+        images: how many images it is shown at once: on a bridge the state and the end point.
+    """
+
+    def __init__(self, images: int = 1) -> None:
         super().__init__()
+        self.images = images
         self.seen = 0
 
     def forward(self, u, time, labels=None):
         self.seen += len(u)
-        return 0.1 * u
+        return 0.1 * u[:, : u.shape[1] // self.images]
 
 
 def node(group: str, choice: str, **changes: Any) -> dict[str, Any]:
@@ -88,13 +102,27 @@ def process_of(name: str) -> Process:
     return make_node(node("process", name), "process").on(SHAPE)
 
 
+def refused(name: str, process: str, grid: str) -> str | None:
+    """What the refusal of a sampler on a process and a grid says; None where there is none."""
+    if name in HOMES and process not in BRIDGES:
+        return f"sampler {name} is for bridges, and process {process_of(process).name} is none"
+    if name not in HOMES and process in BRIDGES:
+        return f"sampler {name} leaves out the end point of process {process}: use dbim"
+    if name == "dbim" and grid == "bridge_karras":
+        return "dbim: starts at the end point, t = 1, but the grid at 0.9999: use grid=bridge"
+    if name == "ddbm_heun" and grid != "bridge_karras":
+        return "the drift is infinite at the end point, .*: use grid=bridge_karras"
+    return REFUSED.get((name, process))
+
+
 def count(sampler: Sampler, process: Process, nfe: int) -> float:
     """Evaluations of one image in a sampling with this budget, as the network itself has seen them."""
-    network = Counting()
-    denoiser = NetworkDenoiser(network, Eps(), process, unconditional=True)
-    labels = Conditions(labels=torch.zeros(IMAGES, dtype=torch.int64))
+    network, head = Counting(2 if process.endpoint else 1), DDBM() if process.endpoint else Eps()
+    denoiser = NetworkDenoiser(network, head, process, unconditional=True)
+    end = torch.ones(IMAGES, *SHAPE, dtype=torch.float64) if process.endpoint else None
+    conditions = Conditions(labels=torch.zeros(IMAGES, dtype=torch.int64), endpoint=end)
     noise = KeyedNoise(0, range(IMAGES), process.state_shape(SHAPE), torch.float64)
-    result = sampler.sample(denoiser, noise, nfe, labels)
+    result = sampler.sample(denoiser, noise, nfe, conditions)
     assert result.nfe == nfe
     assert denoiser.evaluations == network.seen
     return network.seen / IMAGES
@@ -150,9 +178,11 @@ def check_budgets(
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize(("process", "grid"), PLACES)
 def test_declared_is_counted_or_refused(name: str, process: str, grid: str) -> None:
-    if (name, process) in REFUSED:
-        with pytest.raises(ConfigError, match=REFUSED[name, process]):
-            count(built(name, process, grid), process_of(process), 10)
+    message = refused(name, process, grid)
+    if message is not None:
+        sampler = built(name, process, grid)
+        with pytest.raises(ConfigError, match=message):
+            count(sampler, process_of(process), sampler.nearest_nfe(10))
         return
     budgets = BUDGETS if (process, grid) in WHOLE else FEW
     check_budgets(built(name, process, grid), process_of(process), budgets)
@@ -170,7 +200,13 @@ def test_declared_is_counted_or_refused(name: str, process: str, grid: str) -> N
     ids=str,
 )
 def test_guidance_counts_twice_a_denoising_step_once_and_clipping_not(name: str, options: dict[str, Any]) -> None:
-    check_budgets(built(name, "vp", "uniform", **options), process_of("vp"))
+    process, grid = HOMES.get(name, ("vp", "uniform"))
+    sampler = built(name, process, grid, **options)
+    if process in BRIDGES and options.get("last") == "denoise_em":
+        with pytest.raises(ConfigError, match="denoise_em leaves out the end point of process bridge_vp"):
+            count(sampler, process_of(process), sampler.nearest_nfe(10))
+        return
+    check_budgets(sampler, process_of(process))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +226,26 @@ def test_orders_and_correctors_of_gddim(
     check_budgets(built("gddim", "vp", "uniform", stepper, last), process_of("vp"), FEW, cost=cost)
 
 
+@pytest.mark.parametrize(
+    ("name", "stepper", "cost"),
+    [
+        ("dbim", {"eta": 1.0}, (lambda n: n, 2)),
+        ("dbim", {"order": 2}, (lambda n: n, 3)),
+        ("dbim", {"order": 3, "lower_order_final": False}, (lambda n: n, 4)),
+        ("ddbm_heun", {"churn": 0.0}, (lambda n: 2 * n - 1, 1)),
+        ("ddbm_heun", {"churn": 0.5, "w": 0.5}, (lambda n: 3 * n - 1, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("last", ["state", "data"])
+def test_orders_and_noise_of_the_bridge_samplers(
+    name: str, stepper: dict[str, Any], cost: tuple[Callable[[int], int], int], last: str
+) -> None:
+    process, grid = HOMES[name]
+    sampler = built(name, process, grid, stepper, last)
+    check_budgets(sampler, process_of(process), FEW, cost=cost)
+
+
 def test_gddim_in_the_factor_that_cld_sgm_has() -> None:
     check_budgets(built("gddim", "cld_sgm", "uniform", {"factor": "cholesky"}), process_of("cld_sgm"), FEW)
 
@@ -197,8 +253,8 @@ def test_gddim_in_the_factor_that_cld_sgm_has() -> None:
 @pytest.mark.parametrize("name", FIXED)
 def test_the_one_step_that_stride_itself_refuses(name: str) -> None:
     """Its first index would be 0, which is no noise: the refusal names two steps and another spacing."""
-    if COSTS.get(name, (None, 1))[1] > 1:
-        pytest.skip("takes more than one step anyway")
+    if COSTS.get(name, (None, 1))[1] > 1 or name in HOMES:
+        pytest.skip("takes more than one step anyway, or no table")
     sampler, process = built(name, "ddpm", "stride"), process_of("ddpm")
     with pytest.raises(ConfigError, match="one step would be at index 0: use trailing, or 2 steps"):
         count(sampler, process, sampler.evaluations(1))

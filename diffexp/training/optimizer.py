@@ -89,6 +89,15 @@ class Adam(Descent):
 
 
 @dataclass(frozen=True)
+class RAdam(Adam):
+    """Adam whose first steps are rectified, in place of a warm-up (Liu et al. 2020); arguments as for `Adam`."""
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        options = {"lr": self.lr, "betas": tuple(self.betas), "eps": self.eps, "weight_decay": self.weight_decay}
+        return torch.optim.RAdam(parameters, **options, decoupled_weight_decay=True)
+
+
+@dataclass(frozen=True)
 class SGD(Descent):
     """Stochastic gradient descent, v <- momentum v + g, parameters <- parameters - lr v.
 

@@ -21,9 +21,9 @@ from diffexp.process.flow import ode_step
 from diffexp.sampler import consistency as multistep
 from diffexp.sampler.grid_explicit import Explicit
 from diffexp.sampler.noise import slerp
-from tests.bridge_mixture import BridgeMixture
 from tests.parity.bridges import FILE, conditions_of, denoiser_of, head_of, network_of, process_of, unknown
 from tests.parity.golden import Member
+from tests.parity.test_cdbm_orders import flow_of
 from tests.parity.test_cdbm_samplers import Listed, Recording
 
 SHIFTS = {"skip_out", "none", "all"}
@@ -159,12 +159,6 @@ def test_slerp(case):
     case.check("v", slerp(first, second, case["alpha"]))
 
 
-def mixture_of(case: Member) -> BridgeMixture:
-    """The file's mixture of numbers on the member's process."""
-    words = ("pi", "kappa", "mu", "s")
-    return BridgeMixture(process_of(case), *(case.input(word) for word in words))
-
-
 def _first_order(case: Member) -> str | None:
     return unknown(case) or (None if case["eta"] == 0.0 else f"eta = {case['eta']}")
 
@@ -185,13 +179,14 @@ def test_curriculum(case):
 @pytest.mark.golden(FILE, "gl", later=_first_order)
 def test_local_error(case):
     """One first-order step and then the exact flow: off by the square of the step."""
-    mixture, y = mixture_of(case), case.input("y")
-    t, end, u = case.input("t"), case.input("tb"), case.input("xa")
-    data = mixture.posterior_mean(u, t, y)
-    exact, stepped, errors = mixture.flow(u, t, end, y), [], []
+    flow, y, end, u = flow_of(case), case.input("y"), case.input("tb"), case.input("xa")
+    t = case.input("t").expand(len(u))
+    oracle = flow.oracle()
+    data = oracle(u, oracle.at(t, u.dtype, "cpu"), Conditions(endpoint=y)).data
+    exact, stepped, errors = flow.moved(u, t[0], end, y), [], []
     for dt in case.input("dt"):
-        stepped.append(ode_step(mixture.process, u, t, t - dt, data, y))
-        errors.append((mixture.flow(stepped[-1], t - dt, end, y) - exact).abs().max())
+        stepped.append(ode_step(flow.process, u, t, t - dt, data, y))
+        errors.append((flow.moved(stepped[-1], t[0] - dt, end, y) - exact).abs().max())
     found = torch.stack(errors)
     case.check_each(xr=torch.stack(stepped), h_exact=exact, maxerr=found)
     slopes = found.log().diff() / case.input("dt").log().diff()

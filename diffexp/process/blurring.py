@@ -35,6 +35,8 @@ class Blurring(Process):
         noise: alpha and sigma, variance preserving, t in [0, 1].
         sigma_blur_max: the blur's standard deviation at t = 1, in pixels, >= 0; 0 leaves the scalar process.
         min_scale: m, what is left of the highest frequencies, in (0, 1].
+        side: the height of the images that sigma_blur_max is meant for: on others the blur is the same share of the
+            picture, sigma_blur_max H / side pixels. None: sigma_blur_max pixels on all.
 
     Raises:
         ConfigError: for numbers out of range.
@@ -42,12 +44,17 @@ class Blurring(Process):
 
     name = "blurring"
 
-    def __init__(self, noise: ScalarProcess, sigma_blur_max: float, min_scale: float) -> None:
+    def __init__(
+        self, noise: ScalarProcess, sigma_blur_max: float, min_scale: float, side: int | None = None
+    ) -> None:
         if not 0.0 <= sigma_blur_max < math.inf:
             raise ConfigError(f"process.sigma_blur_max={sigma_blur_max}: a number of pixels >= 0 is needed")
         if not 0.0 < min_scale <= 1.0:
             raise ConfigError(f"process.min_scale={min_scale}: must be > 0, for the data to be recovered, and <= 1")
+        if side is not None and side < 1:
+            raise ConfigError(f"process.side={side}: the height of an image in pixels, or null")
         self.noise = noise
+        self.side = side
         self.sigma_blur_max = float(sigma_blur_max)
         self.min_scale = float(min_scale)
         self._known: Tensor | None = None
@@ -56,12 +63,14 @@ class Blurring(Process):
         height, width = image_shape[-2:]
         rows, columns = (math.pi / n * torch.arange(n, dtype=torch.float64) for n in (height, width))
         sized = copy.copy(self)
-        sized._known = rows[:, None] ** 2 + columns**2
+        # Lambda goes with the square of a blur's width: a width in shares of the picture is a factor of Lambda
+        share = 1.0 if self.side is None else height / self.side
+        sized._known = share**2 * (rows[:, None] ** 2 + columns**2)
         return sized
 
     @property
     def _lambda(self) -> Tensor:
-        """Lambda, (H, W)."""
+        """Lambda, (H, W), with the scale of the blur."""
         if self._known is None:
             raise ValueError(f"process {self.name} depends on the size of the images: use process.on((C, H, W))")
         return self._known
@@ -135,17 +144,23 @@ class GDDIMBlurring(Blurring):
     Training goes on to t = 1; sampling starts, from unit noise, where `time_of_rho` is `rho_max` (0.99598 for 80).
 
     Args:
-        sigma_blur_max, min_scale: see `Blurring` (10 and 0.001 in the released code).
+        sigma_blur_max, min_scale, side: see `Blurring` (10 pixels and 0.001 in the released code, on CIFAR-10).
         rho_max: the noise level rho at which sampling starts, > 0.
 
     Raises:
         ConfigError: for numbers out of range.
     """
 
-    def __init__(self, sigma_blur_max: float = 10.0, min_scale: float = 0.001, rho_max: float = 80.0) -> None:
+    def __init__(
+        self,
+        sigma_blur_max: float = 10.0,
+        min_scale: float = 0.001,
+        rho_max: float = 80.0,
+        side: int | None = None,
+    ) -> None:
         # The offset is one and the same at both ends: log-SNR limits of equal size.
         limit = -2.0 * math.log(math.tan(_OFFSET / (1.0 + 2.0 * _OFFSET) * 0.5 * math.pi))
-        super().__init__(Cosine(limit, -limit), sigma_blur_max, min_scale)
+        super().__init__(Cosine(limit, -limit), sigma_blur_max, min_scale, side)
         at_ends = self._relative_noise(torch.tensor([self.t_data, self.t_max], dtype=torch.float64))
         largest = float((at_ends[1] - at_ends[0]) / (1.0 + at_ends[0] ** 2).sqrt())
         if not 0.0 < rho_max <= largest:
@@ -175,7 +190,7 @@ class HoogeboomBlurring(Blurring):
     """The schedule of the blurring diffusion paper: a cosine with log-SNR limits, sampled from t = 1.
 
     Args:
-        sigma_blur_max, min_scale: see `Blurring` (20 and 0.001 for CIFAR-10).
+        sigma_blur_max, min_scale, side: see `Blurring` (20 pixels and 0.001 for CIFAR-10).
         logsnr_max, logsnr_min: limits of the log-SNR, see `Cosine`.
 
     Raises:
@@ -190,5 +205,6 @@ class HoogeboomBlurring(Blurring):
         min_scale: float = 0.001,
         logsnr_max: float = 10.0,
         logsnr_min: float = -10.0,
+        side: int | None = None,
     ) -> None:
-        super().__init__(Cosine(logsnr_max, logsnr_min), sigma_blur_max, min_scale)
+        super().__init__(Cosine(logsnr_max, logsnr_min), sigma_blur_max, min_scale, side)

@@ -160,6 +160,18 @@ def test_the_size_of_the_images():
     assert plain.on((3, 4, 6)) is plain
 
 
+@pytest.mark.parametrize("make", [GDDIMBlurring, HoogeboomBlurring])
+def test_a_blur_in_shares_of_the_picture(make):
+    """On a quarter of the side the blur has a quarter of the pixels, and every frequency the same damping."""
+    shared = make(sigma_blur_max=10.0, side=32)
+    small, large = shared.on((1, 8, 8)), shared.on((1, 32, 32))
+    exact = {"rtol": 0, "atol": 1e-15}
+    torch.testing.assert_close(small.damping(T).values, make(2.5).on((1, 8, 8)).damping(T).values, **exact)
+    torch.testing.assert_close(large.damping(T).values, make(10.0).on((1, 32, 32)).damping(T).values, **exact)
+    torch.testing.assert_close(small.damping(T).values, large.damping(T).values[:, :8, :8], **exact)
+    assert float((make(10.0).on((1, 8, 8)).damping(T).values - small.damping(T).values).abs().max()) > 0.1
+
+
 def test_a_recipe_tells_it_the_size_of_its_images():
     """Digits have 8x8 pixels; a loaded model says its shape itself."""
     words = ["experiment=gddim_vp", "scale=quick", "process=blurring"]
@@ -170,6 +182,7 @@ def test_a_recipe_tells_it_the_size_of_its_images():
 
 REFUSED = [
     (lambda: GDDIMBlurring(-1.0), "process.sigma_blur_max=-1.0: a number of pixels >= 0 is needed"),
+    (lambda: GDDIMBlurring(side=0), "process.side=0: the height of an image in pixels, or null"),
     (lambda: GDDIMBlurring(math.nan), "process.sigma_blur_max=nan: a number of pixels >= 0 is needed"),
     (lambda: HoogeboomBlurring(min_scale=0.0), "process.min_scale=0.0: must be > 0, .* and <= 1"),
     (lambda: GDDIMBlurring(min_scale=1.5), "process.min_scale=1.5: must be > 0, .* and <= 1"),

@@ -56,6 +56,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported by now stays: no need to look through it again and again
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 class OnceParsed:
     """PyYAML as OmegaConf sees it, except that a text is parsed once: each command composes all of conf four times."""
 

@@ -88,6 +88,7 @@ end("done")
     assert {"taken0", "taken1", "closed"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.alone
 def test_a_killed_rank_is_named_and_the_others_are_ended(play, monkeypatch):
     monkeypatch.setattr(spawn, "_GRACE", 1.0)
     lines = """
@@ -105,6 +106,7 @@ time.sleep(60)
     assert str(caught.value).startswith("rank 1 of 2 was killed by SIGKILL (the last line of its log: half way); the ")
 
 
+@pytest.mark.alone
 def test_a_rank_that_does_not_listen_is_killed(play, monkeypatch):
     monkeypatch.setattr(spawn, "_GRACE", 0.3)
     lines = """
@@ -158,6 +160,7 @@ end("preempted", 143, "stopped by SIGTERM at step 5")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.alone
 def test_a_stop_before_the_first_step_is_a_stop_too(play):
     began = time.monotonic()
     with pytest.raises(PreemptedError, match="stopped by SIGTERM before the first step") as caught:
@@ -207,6 +210,7 @@ def gone(pid: int, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.alone
 def test_a_second_signal_ends_everything_at_once(tmp_path):
     process, pids = start_stubborn(tmp_path, "time.sleep(60)")
     process.send_signal(signal.SIGTERM)

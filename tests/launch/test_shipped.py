@@ -163,6 +163,7 @@ def test_answers_do_not_import_anything_heavy(words: list[str], tmp_path: Path) 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_start_costs_a_third_of_importing_lightning(tmp_path: Path) -> None:
     entry = [sys.executable, "-m", "diffexp"]
@@ -174,10 +175,12 @@ def test_the_start_costs_a_third_of_importing_lightning(tmp_path: Path) -> None:
         "type": [*entry, "experiment=gddim_vp", "training.max_steps=abc"],
     }
     best = dict.fromkeys(commands, float("inf"))
-    for _ in range(3):  # interleaved, so that a busy machine slows all of them
+    for turn in range(4):  # interleaved, so that a busy machine slows all of them; more often when it is very busy
         for name, command in commands.items():
             started = time.perf_counter()
             subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
             best[name] = min(best[name], time.perf_counter() - started)
-    ratios = {name: seconds / best["lightning"] for name, seconds in best.items() if name != "lightning"}
+        ratios = {name: seconds / best["lightning"] for name, seconds in best.items() if name != "lightning"}
+        if turn > 0 and max(ratios.values()) <= 0.35:
+            break
     assert max(ratios.values()) <= 0.35, ratios

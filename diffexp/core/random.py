@@ -111,3 +111,23 @@ def set_torch_state(state: list[Tensor], device: torch.device) -> None:
     torch.default_generator.set_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
+
+
+class TorchStreams:
+    """One of torch's generators on the CPU for each seed, for the numbers of code that samples with them.
+
+    Each image has its own, so that its numbers do not depend on the batch; they do depend on how often it was asked.
+
+    Args:
+        seeds: one for each image, e.g. 42 + its index (DBIM's evaluation).
+        shape: shape of one image.
+    """
+
+    def __init__(self, seeds: Indices, shape: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in _as_integers(seeds)]
+        self._shape = tuple(shape)
+
+    def normal(self) -> Tensor:
+        """The next standard normal numbers of all images: float32 (n, *shape), drawn as such."""
+        drawn = [torch.randn(1, *self._shape, generator=generator) for generator in self._generators]
+        return torch.cat(drawn)

@@ -79,6 +79,42 @@ class BetweenNoise:
         return slerp(self.first.step(k), self.second.step(k), self.share)
 
 
+class TorchNoise:
+    """The noise of the official bridge code: every image has a generator of torch's and takes its draws in turn.
+
+    Args:
+        seeds: one for each image; 42 + its index in DBIM's evaluation.
+        shape: shape of one state.
+        dtype: type of the states.
+        device: device of the states; numbers are drawn on the CPU, as float32, and moved.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._streams = random.TorchStreams(seeds, shape)
+        self._drawn: list[Tensor] = []
+        self._begins = 0
+        self.dtype = dtype
+        self.device = device
+
+    def initial(self) -> Tensor:
+        self._begins = 1
+        return self._draw(0)
+
+    def step(self, k: int) -> Tensor:
+        return self._draw(self._begins + k)
+
+    def _draw(self, k: int) -> Tensor:
+        while len(self._drawn) <= k:  # draws that nobody wanted are made all the same
+            self._drawn.append(self._streams.normal())
+        return to_device(self._drawn[k], self.device, self.dtype)
+
+
 class FixedNoise:
     """Noise from given tensors, for reproducing published trajectories.
 

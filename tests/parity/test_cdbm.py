@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffexp.network.embedding import TimestepFeatures
 from diffexp.objective.denoising import Denoising
 from diffexp.objective.times import Uniform as UniformTimes
 from diffexp.objective.weighting import Plain
@@ -13,6 +14,7 @@ from diffexp.prediction.conditions import Conditions
 from diffexp.process.bridge import Bridge
 from diffexp.process.operator import Scalar
 from diffexp.sampler.dbim import DBIM
+from diffexp.sampler.noise import TorchNoise
 from tests.parity.bridges import (
     FILE,
     at_times,
@@ -159,3 +161,28 @@ def test_coefficients_of_one_step(case):
         rows.append([float(part.value) for part in (step.state, step.data, step.second, step.fresh)])
     got = torch.tensor(rows, dtype=torch.float64)
     case.compare("table", got, table[:, given:])
+
+
+def _other_numbers(case: Member) -> str | None:
+    reasons = {
+        f"generator {case['rng']}": case["rng"] != "torch_cpu",
+        f"type {case['dtype']}": case["dtype"] != "float32",
+    }
+    return next((reason for reason, true in reasons.items() if true), None)
+
+
+@pytest.mark.golden(FILE, "rng", later=_other_numbers)
+def test_random_numbers_of_the_official_code(case):
+    """An image's numbers are those of its own seed, and a draw that was left out has been made."""
+    seeds, order = case.input("seeds").tolist(), case["order"]
+    shape = case.golden.array(case.outputs[order[0]]).shape[1:]
+    noise = TorchNoise(seeds, shape)
+    assert torch.equal(TorchNoise(seeds[-1:], shape).step(len(order) - 1)[0], noise.step(len(order) - 1)[-1])
+    for k, role in enumerate(order):
+        case.check(role, noise.step(k))
+
+
+@pytest.mark.golden(FILE, "temb")
+def test_embedding_of_time(case):
+    for role, width in case["dims"].items():
+        case.check(role, TimestepFeatures(width, case["max_period"])(case.input("tau", torch.float32)))

@@ -51,6 +51,13 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(cores, MOST_WORKERS)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test has the same name in every process: workers agree on what to run by its name."""
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: name its parameters by ids=, an address is another one each time")
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what is imported by now stays: no need to look through it again and again

@@ -147,15 +147,15 @@ def test_in_a_fresh_process_from_the_working_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
-def test_on_two_ranks(package: Path, tmp_path: Path) -> None:
+def test_on_two_ranks(command: Command, package: Path, tmp_path: Path) -> None:
     """The ranks build from the plugin by the permission of the command that started them; one of them shows the run."""
     words = [*WORDS, "task=train", "trainer.accelerator=cpu", "training.max_steps=6", "training.log_every=2"]
-    command = [sys.executable, "-m", "diffexp", *words, "logger=tensorboard"]
+    lines = [[*words, f"trainer.devices={devices}", f"runs={tmp_path / str(devices)}"] for devices in (1, 2)]
+    assert command(*lines[0]).code == 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
-    for devices in (1, 2):
-        line = [*command, f"trainer.devices={devices}", f"runs={tmp_path / str(devices)}"]
-        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    line = [sys.executable, "-m", "diffexp", *lines[1], "logger=tensorboard"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     one, two = (only(tmp_path / str(devices) / "bumps") for devices in (1, 2))
     states = [load(run / "checkpoints" / "step_00000006.ckpt")["state_dict"] for run in (one, two)]
     for name, value in states[0].items():

@@ -178,7 +178,11 @@ def test_what_cannot_be_is_refused(make, said):
         make()
 
 
-@pytest.mark.parametrize("stepper", [DDIM(), GDDIM(2), GDDIM(1, lam=0.5), GDDIM(2, corrector=2)], ids=str)
+@pytest.mark.parametrize(
+    "stepper",
+    [DDIM(), GDDIM(2), GDDIM(1, lam=0.5), GDDIM(2, corrector=2)],
+    ids=["ddim", "order", "lambda", "corrector"],
+)
 def test_the_denoising_step_is_the_mean_of_an_euler_step_and_counts(stepper):
     process, end = VP(), 0.05
     source = denoiser(process)

@@ -105,7 +105,7 @@ def test_the_3_8_rule_is_of_order_four_and_agrees_with_gddim():
     assert errors[-1] < 1e-4
 
 
-@pytest.mark.parametrize("stepper", [GDDIM(1), GDDIM(3), GDDIM(1, lam=1.0)], ids=str)
+@pytest.mark.parametrize("stepper", [GDDIM(1), GDDIM(3), GDDIM(1, lam=1.0)], ids=["first", "third", "lambda"])
 def test_a_network_of_the_velocity_alone_is_refused(stepper):
     for eps_rule in ("transported", "added"):
         net = NetworkDenoiser(torch.nn.Identity(), VelocityEps(), CLD(eps_rule=eps_rule))

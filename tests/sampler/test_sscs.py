@@ -115,7 +115,7 @@ def _flat(stepper, process, n: int) -> Tensor:
     return torch.cat([mean, spread.flatten()])
 
 
-@pytest.mark.parametrize(("process", "law"), [(CLD(gamma=1.0, eps=0.0), [1.0, 0.25]), (VP(), [1.0])], ids=str)
+@pytest.mark.parametrize(("process", "law"), [(CLD(gamma=1.0, eps=0.0), [1.0, 0.25]), (VP(), [1.0])], ids=["cld", "vp"])
 @pytest.mark.parametrize("n", [1, 5])
 def test_data_at_rest_stay_as_they_are_in_steps_of_any_size(process, law, n):
     """Where the score is that of the stationary law nothing is left to be learned, and no step is too long."""

@@ -1,14 +1,18 @@
 """Controls: sets of images whose distance says how to read the distances of samplers, at the same n and seeds.
 
-    real        held-out images: the floor, which a perfect model reaches
+    real        held-out images, or the targets of the very pairs: the floor, which a perfect model reaches
+    source      of pairs, the sources themselves: a model that does nothing
     noise       Gaussian noise, quantised: no model at all
     mean        the mean training image, n times: no diversity
     resampled   training images drawn with replacement: a model that only remembers
+
+Paired metrics have `source`, `noise` and `mean`; the others would be perfect or chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,30 +21,63 @@ from diffexp.core import random
 from diffexp.core.errors import ConfigError
 from diffexp.core.image import Quantise, to_uint8
 from diffexp.dataset.split import Split
+from diffexp.evaluation.metric import meaning
+from diffexp.evaluation.pairs import Pairing
+
+Draw = Callable[[Tensor], Tensor]
+"""Indices (B,) -> uint8 (B, C, H, W)."""
 
 
-def _real(train: Split, test: Split, n: int, seed: int, quantise: Quantise) -> Callable[[Tensor], Tensor]:
-    order = random.permutation(seed, "control/real", len(test))
-    return lambda indices: test.images(order[indices])
+@dataclass(frozen=True)
+class _Source:
+    """What controls are drawn from."""
+
+    train: Split
+    test: Split
+    seed: int
+    quantise: Quantise
+    pairing: Pairing | None
 
 
-def _noise(train: Split, test: Split, n: int, seed: int, quantise: Quantise) -> Callable[[Tensor], Tensor]:
-    shape = train.images(torch.tensor([0])).shape[1:]
-    return lambda indices: to_uint8(random.normal(seed, "control/noise", indices, shape), quantise)
+def _real(given: _Source) -> Draw:
+    if given.pairing is not None:
+        return given.pairing.targets
+    order = random.permutation(given.seed, "control/real", len(given.test))
+    return lambda indices: given.test.images(order[indices])
 
 
-def _mean(train: Split, test: Split, n: int, seed: int, quantise: Quantise) -> Callable[[Tensor], Tensor]:
+def _source(given: _Source) -> Draw:
+    if given.pairing is None:
+        raise ValueError("the control 'source' needs pairs")
+    pairing = given.pairing
+    return lambda indices: pairing.sources(indices, given.quantise)
+
+
+def _noise(given: _Source) -> Draw:
+    shape = given.train.images(torch.tensor([0])).shape[1:]
+    return lambda indices: to_uint8(random.normal(given.seed, "control/noise", indices, shape), given.quantise)
+
+
+def _mean(given: _Source) -> Draw:
+    train = given.train
     total = sum(train.images(part).double().sum(0) for part in torch.arange(len(train)).split(4096))
-    image = to_uint8(total[None] / len(train) / 127.5 - 1, quantise)
+    image = to_uint8(total[None] / len(train) / 127.5 - 1, given.quantise)
     return lambda indices: image.expand(len(indices), *image.shape[1:])
 
 
-def _resampled(train: Split, test: Split, n: int, seed: int, quantise: Quantise) -> Callable[[Tensor], Tensor]:
-    return lambda indices: train.images(random.integers(seed, "control/resampled", indices, len(train)))
+def _resampled(given: _Source) -> Draw:
+    train = given.train
+    return lambda indices: train.images(random.integers(given.seed, "control/resampled", indices, len(train)))
 
 
-_CONTROLS = {"real": _real, "noise": _noise, "mean": _mean, "resampled": _resampled}
+_CONTROLS = {"real": _real, "source": _source, "noise": _noise, "mean": _mean, "resampled": _resampled}
+_OF_PAIRS = ("source", "noise", "mean")
 CONTROLS = tuple(_CONTROLS)
+
+
+def tells(name: str, metric: str) -> bool:
+    """Whether a control says something about a metric."""
+    return name in _OF_PAIRS or not meaning(metric).paired
 
 
 def check_floor(names: list[str], n: int, dataset: str, held_out: int) -> None:
@@ -53,8 +90,15 @@ def check_floor(names: list[str], n: int, dataset: str, held_out: int) -> None:
 
 
 def control_batches(
-    name: str, train: Split, test: Split, n: int, seed: int, batch_size: int, quantise: Quantise = "round"
-) -> Iterator[Tensor]:
+    name: str,
+    train: Split,
+    test: Split,
+    n: int,
+    seed: int,
+    batch_size: int,
+    quantise: Quantise = "round",
+    pairing: Pairing | None = None,
+) -> Iterator[tuple[Tensor, list[int]]]:
     """Images of a control, which depend on the seed and their index only.
 
     Args:
@@ -64,10 +108,11 @@ def control_batches(
         seed: the evaluation's seed.
         batch_size: images at a time; without influence on them.
         quantise: how floats become bytes.
+        pairing: the pairs that images are made from, if any.
 
     Yields:
-        uint8 (B, C, H, W).
+        (uint8 (B, C, H, W), their indices).
     """
-    draw = _CONTROLS[name](train, test, n, seed, quantise)
+    draw = _CONTROLS[name](_Source(train, test, seed, quantise, pairing))
     for indices in torch.arange(n).split(batch_size):
-        yield draw(indices)
+        yield draw(indices), indices.tolist()

@@ -1,14 +1,13 @@
-"""The distance of a stream of images from a reference split, in an extractor's features."""
+"""The Frechet distance of a stream of images from a reference split, in an extractor's features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffexp.core.errors import SamplingError
 from diffexp.dataset.split import Split
 from diffexp.evaluation.features import Extractor
 from diffexp.evaluation.frechet import FrechetMoments, Gaussian, frechet_distance
@@ -32,12 +31,28 @@ class Meter:
         reference = _moments((split.images(part) for part in parts), extractor, shift, device)
         return cls(extractor, reference, shift, device)
 
-    def distance(self, batches: Iterable[Tensor], n: int) -> float:
-        """Frechet distance of the n images in uint8 `batches`; SamplingError when they are not n."""
-        found = _moments(batches, self.extractor, self.shift, self.device)
-        if found.count != n:
-            raise SamplingError(f"the distance was to be over {n} images, {found.count} came")
-        return frechet_distance(found.mean, found.covariance, self.reference.mean, self.reference.covariance)
+    def begin(self) -> MeterTally:
+        """A new set of images."""
+        return MeterTally(self)
+
+
+class MeterTally:
+    """The features of a set of images, added up."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._moments = FrechetMoments(meter.extractor.dim, meter.shift).to(meter.device)
+        self.count = 0
+
+    def add(self, images: Tensor, indices: Sequence[int]) -> None:
+        """Take in uint8 images (B, C, H, W)."""
+        self._moments.update(self._meter.extractor(images.to(self._meter.device)))
+        self.count += len(images)
+
+    def value(self) -> float:
+        """The Frechet distance from the reference."""
+        found, reference = self._moments.compute(), self._meter.reference
+        return frechet_distance(found.mean, found.covariance, reference.mean, reference.covariance)
 
 
 def _moments(batches: Iterable[Tensor], extractor: Extractor, shift: Tensor, device: torch.device) -> Gaussian:

@@ -18,9 +18,16 @@ from diffexp.evaluation.collect import Run, collect, command_line, varied
 from diffexp.evaluation.markdown import table, text_table
 from diffexp.evaluation.plot import draw_distance
 from diffexp.evaluation.protocol import Protocol
-from diffexp.evaluation.report import REPORT_FILE
+from diffexp.evaluation.report import REPORT_FILE, distinct
 from diffexp.evaluation.results import COLUMNS, RESULTS_FILE, Row, cells
-from diffexp.evaluation.table import Summary, require_one_protocol, spell_spread, summarise_controls, summarise_groups
+from diffexp.evaluation.table import (
+    Summary,
+    best_of,
+    require_one_protocol,
+    spell_spread,
+    summarise_controls,
+    summarise_groups,
+)
 
 _MOST_COLUMNS = 6
 _NAME = "run"  # the column that tells runs apart when nothing that was said does
@@ -137,14 +144,12 @@ def _jobs(runs: Sequence[Run], keys: Sequence[str], folder: Path) -> str:
 
 
 def _best(run: Run) -> str:
-    """The smallest mean distance of a run, over all its protocols' names."""
+    """The best mean of a run, for each of its protocols."""
     found = []
     for name in dict.fromkeys(row.protocol for row in run.rows):
-        arms = summarise_groups([("", [row for row in run.rows if row.protocol == name])])
-        if arms:
-            best = min(arms, key=lambda arm: arm.mean)
-            metric = next(row.metric for row in run.rows if row.protocol == name)
-            found.append(f"{metric} {spell_spread(best)} ({best.label}, NFE {best.nfe})")
+        best = best_of(summarise_groups([("", [row for row in run.rows if row.protocol == name])]))
+        if best is not None:
+            found.append(f"{best.metric} {spell_spread(best)} ({best.label}, NFE {best.nfe})")
     return "; ".join(found) or "–"
 
 
@@ -174,12 +179,11 @@ def _section(folder: Path, protocol: Protocol, groups: Sequence[_Group], used: S
     """Figure and tables of one protocol."""
     tagged = [(group.tag, [row for row in group.run.rows if row.protocol == protocol.hash]) for group in groups]
     arms, controls = summarise_groups(tagged), summarise_controls(_rows(groups, protocol.hash))
-    stem = "distance" if len(used) == 1 else f"distance_{protocol.hash}"
+    stem, others = distinct(protocol, used)
     images: list[str] = []
     if arms:
         title = " · ".join(dict.fromkeys(row.experiment for row in _rows(groups, protocol.hash)))
         images = [file.name for file in draw_distance(arms, controls, protocol, folder / stem, title)]
-    others = [other for other in used if other is not protocol]
     return section.measured(protocol, arms, controls, images, others, _matrix(arms, groups))
 
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffexp.dataset.split import Dataset
+from diffexp.evaluation.controls import tells
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.record import picture_path
 from diffexp.evaluation.report import REPORT_FILE
 from diffexp.evaluation.results import CONTROL_PREFIX, RESULTS_FILE, Row, blank_row, read_rows
 from diffexp.evaluation.settings import Arm, EvaluationSettings, file_stems
-from diffexp.evaluation.sweep import protocol_of
+from diffexp.evaluation.sweep import protocols_of
 
 
 def complete_rows(
@@ -27,21 +28,18 @@ def complete_rows(
         names: what would name its rows.
 
     Returns:
-        its rows (none without an extractor), or None when a row, a picture or the report is missing.
+        its rows (none without extractor and metrics), or None when a row, a picture or the report is missing.
     """
     pictures = [picture_path(folder, stem) for stem in file_stems(list(arms))]
     if settings.again or not all(path.is_file() for path in (folder / REPORT_FILE, *pictures)):
         return None
-    protocol = protocol_of(dataset, settings)
-    wanted = [] if protocol is None else _wanted(arms, settings, protocol, names)
+    wanted = [row for protocol in protocols_of(dataset, settings) for row in _wanted(arms, settings, protocol, names)]
     known = {row.key: row for row in read_rows(folder / RESULTS_FILE)}
     return [known[row.key] for row in wanted] if all(row.key in known for row in wanted) else None
 
 
-def _wanted(
-    arms: Sequence[Arm], settings: EvaluationSettings, protocol: Protocol, names: Provenance
-) -> list[Row]:
-    """All rows of the evaluation, without values."""
-    plans = [(CONTROL_PREFIX + name, "", None) for name in settings.controls]
+def _wanted(arms: Sequence[Arm], settings: EvaluationSettings, protocol: Protocol, names: Provenance) -> list[Row]:
+    """All rows of one protocol, without values."""
+    plans = [(CONTROL_PREFIX + name, "", None) for name in settings.controls if tells(name, protocol.metric)]
     plans += [(arm.label, arm.grid, nfe) for arm in arms for nfe in arm.feasible(settings.nfe_policy)]
     return [blank_row(names, protocol, *plan, seed) for plan in plans for seed in settings.seeds]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffexp.core.files import atomic_path
+from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.protocol import Protocol
-from diffexp.evaluation.table import Summary, spell
+from diffexp.evaluation.table import Summary
 
 # Colours of equal lightness steps (legible without colour vision), with markers and dashes that do without colour.
 _STYLES = (
@@ -55,7 +56,7 @@ def draw_distance(
         axes = figure.add_subplot()
         for label, look in looks.items():
             _curve(axes, [arm for arm in arms if arm.label == label], look)
-        _floor(axes, controls)
+        _floor(axes, controls, "the targets" if protocol.pairs else "held-out real images")
         _scale(axes, arms, controls)
         _words(axes, arms, controls, protocol, title)
         if beside:
@@ -125,10 +126,10 @@ def _curve(axes: Any, arms: list[Summary], look: _Look) -> None:
     )  # fmt: skip
 
 
-def _floor(axes: Any, controls: Sequence[Summary]) -> None:
+def _floor(axes: Any, controls: Sequence[Summary], what: str) -> None:
     for control in controls:
         if control.label == _FLOOR:
-            text = f"floor: held-out real images, {spell(control.mean)}"
+            text = f"floor: {what}, {control.meaning.spell(control.mean)}"
             axes.axhline(control.mean, color="0.35", linewidth=1.0, linestyle=(0, (1, 2)))
             axes.annotate(
                 text, (0.99, control.mean), xycoords=("axes fraction", "data"), xytext=(0, -3),
@@ -137,7 +138,7 @@ def _floor(axes: Any, controls: Sequence[Summary]) -> None:
 
 
 def _scale(axes: Any, arms: Sequence[Summary], controls: Sequence[Summary]) -> None:
-    """Logarithmic axes with ticks at the budgets that were run; the range is that of samplers and floor."""
+    """Ticks at the budgets that were run; the range is that of samplers and floor, for distances often logarithmic."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     budgets = sorted({arm.nfe for arm in arms})
@@ -153,7 +154,13 @@ def _scale(axes: Any, arms: Sequence[Summary], controls: Sequence[Summary]) -> N
     axes.xaxis.set_minor_locator(FixedLocator(budgets))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, place: ""))
-    values = [value for arm in arms for value in arm.values] + [c.mean for c in controls if c.label == _FLOOR]
+    values = [value for arm in arms for value in arm.values]
+    if arms[0].meaning.paired:
+        pad = 0.15 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
+        axes.set_ylim(min(values) - pad, max(values) + pad)
+        return
+    # A floor that is next to nothing (all of the very reference) would squash the curves.
+    values += [c.mean for c in controls if c.label == _FLOOR and c.mean > min(values) / 50]
     low, high = max(min(values), 1e-3), max(values)
     if high > 5 * low:
         axes.set_yscale("log")
@@ -170,15 +177,16 @@ def _words(
     axes: Any, arms: Sequence[Summary], controls: Sequence[Summary], protocol: Protocol, title: str
 ) -> None:
     seeds = max(len(arm.values) for arm in arms)
-    others = ", ".join(f"{c.label} {spell(c.mean)}" for c in controls if c.label != _FLOOR)
+    others = ", ".join(f"{c.label} {c.meaning.spell(c.mean)}" for c in controls if c.label != _FLOOR)
     notes = [f"Bars: range over {seeds} seeds."] if seeds > 1 else []
     draws = max((len(c.values) for c in controls if c.label == _FLOOR), default=1)
-    notes += [f"Floor: mean of {draws} draws that share images."] if draws > 1 else []
+    notes += [f"Floor: mean of {draws} draws that share images."] if draws > 1 and not protocol.pairs else []
     lines = [" ".join(notes), f"Other controls: {others}."] if others else [" ".join(notes)]
     text = "\n".join(textwrap.fill(line, _WIDTH) for line in lines if line)
     axes.text(0.0, -0.19, text, transform=axes.transAxes, fontsize=8.5, color="0.3", va="top")
     axes.set_xlabel("network evaluations per image (NFE)")
-    axes.set_ylabel(f"{protocol.metric} (n = {protocol.n:,})")
+    better = f", {said.better}" if (said := meaning(protocol.metric)).paired else ""
+    axes.set_ylabel(f"{protocol.metric} (n = {protocol.n:,}{better})")
     axes.set_title(title, fontsize=11, loc="left")
     axes.grid(True, which="major", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)

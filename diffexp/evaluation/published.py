@@ -25,15 +25,22 @@ def published(config: Mapping[str, Any], protocols: Sequence[Protocol]) -> str:
     return "\n\n".join(parts)
 
 
-def incomparable(dataset: str, metric: str, protocol: Protocol) -> list[str]:
-    """Why published numbers are not comparable with those of a protocol; empty when nothing is known to differ."""
+def incomparable(dataset: str, metric: str, protocol: Protocol, n: int | None = None) -> list[str]:
+    """Why published numbers are not comparable with those of a protocol; empty when nothing is known to differ.
+
+    Args:
+        dataset, metric: as the paper calls them.
+        protocol: of the measured numbers.
+        n: images behind the published numbers; None: as a rule `PAPER_N`.
+    """
     reasons = []
     if _plain(dataset) != _plain(protocol.dataset):
         reasons.append(f"other data ({dataset} there, {protocol.dataset} here)")
     if _plain(metric) != _plain(protocol.metric):
         reasons.append(f"other metric ({metric} there, {protocol.metric} here)")
-    if protocol.n != PAPER_N:
-        reasons.append(f"other number of images ({PAPER_N:,} as a rule there, {protocol.n:,} here)")
+    if protocol.n != (n or PAPER_N):
+        there = f"{n:,}" if n else f"{PAPER_N:,} as a rule"
+        reasons.append(f"other number of images ({there} there, {protocol.n:,} here)")
     return reasons
 
 
@@ -42,7 +49,8 @@ def _caption(
 ) -> str:
     tables = sorted({str(entry["table"]) for entry in entries})
     text = f"{metric} on {dataset} as the paper prints it (table {', '.join(tables)})."
-    reasons = [incomparable(dataset, metric, protocol) for protocol in protocols]
+    n = entries[0].get("n")
+    reasons = [incomparable(dataset, metric, protocol, n) for protocol in protocols]
     if not reasons:
         return text
     closest = min(reasons, key=len)

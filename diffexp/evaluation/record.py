@@ -3,7 +3,8 @@
     results.csv         one row for each (arm, NFE, seed, metric), controls included; added to by every evaluation
     protocol.json       the protocols of the rows, by hash
     provenance.json     where the rows come from
-    samples_<name>.png  the first images of one sampler, a row for each NFE, from the same noise
+    samples_<name>.png  the first images of one sampler, a row for each NFE, from the same noise; of pairs also source
+                        and target
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def save_evaluation(folder: Path, found: Evaluation) -> list[Path]:
     Returns:
         the paths of the picture grids. A grid names its checkpoint, and replaces that of another.
     """
-    if found.rows or found.protocol is None:
+    if found.rows or not found.protocols:
         _save_rows(folder, found, found.rows)
     return [_draw_samples(folder, name, found) for name in found.grids]
 
@@ -38,8 +39,8 @@ def save_evaluation(folder: Path, found: Evaluation) -> list[Path]:
 def _save_rows(folder: Path, found: Evaluation, rows: list[Row]) -> None:
     # Before the rows: a protocol without rows is harmless, rows without their protocol cannot be read.
     write_provenance(folder, found.provenance)
-    if found.protocol is not None:
-        write_protocol(folder, found.protocol)
+    for protocol in found.protocols:
+        write_protocol(folder, protocol)
     if rows:
         write_rows(folder / RESULTS_FILE, rows)
 
@@ -48,7 +49,9 @@ def _draw_samples(folder: Path, name: str, found: Evaluation) -> Path:
     pictures = found.grids[name]
     rows = [(f"NFE {nfe}", images) for nfe, images in pictures.rows.items()]
     if found.real is not None and len(found.real):
-        rows.append(("real", found.real))
+        rows.append(("real" if found.sources is None else "target", found.real))
+    if found.sources is not None and len(found.sources):
+        rows.insert(0, ("source", found.sources))
     path = picture_path(folder, name)
     draw_grid(rows, path, f"{pictures.title}, {found.provenance.checkpoint}")
     return path

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
 from diffexp.evaluation import published, section
+from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.plot import draw_distance
 from diffexp.evaluation.protocol import Protocol, read_protocols, read_provenances
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
@@ -55,10 +57,16 @@ def write_report(folder: Path) -> Path:
 def _measured(folder: Path, protocol: Protocol, rows: list[Row], used: list[Protocol]) -> str:
     """Plot and tables of one protocol."""
     arms, controls = summarise_arms(rows), summarise_controls(rows)
-    stem = "distance" if len(used) == 1 else f"distance_{protocol.hash}"
+    stem, others = distinct(protocol, used)
     images = []
     if arms:
         title = " · ".join(dict.fromkeys(row.experiment for row in rows))
         images = [file.name for file in draw_distance(arms, controls, protocol, folder / stem, title)]
-    others = [other for other in used if other is not protocol]
     return section.measured(protocol, arms, controls, images, others)
+
+
+def distinct(protocol: Protocol, used: Sequence[Protocol]) -> tuple[str, list[Protocol]]:
+    """The name of a protocol's plot among those of a report, and the other protocols that it might be confused with."""
+    stem = meaning(protocol.metric).stem
+    others = [other for other in used if other is not protocol and meaning(other.metric).stem == stem]
+    return (f"{stem}_{protocol.hash}" if others else stem), others

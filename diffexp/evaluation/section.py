@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffexp.evaluation.markdown import table, text_table
+from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import Row
-from diffexp.evaluation.table import Summary, spell, spell_range, spell_spread
+from diffexp.evaluation.table import Summary, best_of, spell_range, spell_spread
 
+_TARGETS = "the targets of these very pairs: the floor, what a perfect model scores at this n"
 _MEANING = {
     "real": "held-out images: the floor, what a perfect model scores at this n; lower means copies",
+    "source": "the sources of the pairs: a model that does nothing",
     "noise": "Gaussian noise: no model at all",
     "mean": "the mean training image, n times: no diversity",
     "resampled": "training images drawn with replacement: a model that only remembers",
@@ -48,27 +51,33 @@ def measured(
         parts.append(f"Not comparable with the section of protocol `{other.hash}`: {difference}.")
     if images:
         links = ", ".join(f"[{name.rsplit('.', 1)[1].upper()}]({name})" for name in images)
-        parts.append(f"![Distance versus NFE]({images[0]})\n\n{links}")
+        what = protocol.metric if meaning(protocol.metric).paired else "Distance"
+        parts.append(f"![{what} versus NFE]({images[0]})\n\n{links}")
     if arms:
         parts += [matrix] if matrix else [_matrix(arms), _details(arms)]
     if controls:
-        parts += ["### Controls", _controls(controls)]
+        parts += ["### Controls", _controls(protocol, controls)]
     parts += [f"### Protocol `{protocol.hash}`", _protocol(protocol)]
     return "\n\n".join(parts)
 
 
 def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summary]) -> str:
     """Two or three sentences that a hurried reader needs."""
-    reference = f"the {protocol.reference_n:,} images of the {protocol.split} split of {protocol.dataset}"
-    text = f"Frechet distance of {protocol.n:,} images from {reference}; lower is better."
-    if arms:
-        best = min(arms, key=lambda arm: arm.mean)
+    said, where = meaning(protocol.metric), f"the {protocol.split} split of {protocol.dataset}"
+    if said.paired:
+        text = f"{said.title}: mean over {protocol.n:,} images, each against its target in {where}; {said.better}."
+    else:
+        reference = f"the {protocol.reference_n:,} images of {where}"
+        text = f"{said.title} of {protocol.n:,} images from {reference}; {said.better}."
+    best = best_of(arms)
+    if best is not None:
         text += f" Best: **{spell_spread(best)}** with {best.label} at NFE {best.nfe}."
     floor = next((control for control in controls if control.label == "real"), None)
     if floor is not None:
         around = spell_range(floor)
         draws = f" (mean of {len(floor.values)} draws that share images, {around})" if around else ""
-        text += f" The floor is **{spell(floor.mean)}**{draws}: as many held-out real images."
+        what = "what the targets of these pairs score" if protocol.pairs else "as many held-out real images"
+        text += f" The floor is **{floor.meaning.spell(floor.mean)}**{draws}: {what}."
     return text
 
 
@@ -89,8 +98,9 @@ def caption(arms: Sequence[Summary]) -> str:
 
 def _details(arms: Sequence[Summary]) -> str:
     body = [[arm.label, str(arm.nfe), *_statistics(arm)] for arm in arms]
-    header = ["sampler", "NFE", "mean", "std", "minimum", "ms per image"]
-    note = "Papers often print the minimum of several seeds; compare it only with such. Times are of sampling alone."
+    best = "maximum" if arms[0].meaning.higher else "minimum"
+    header = ["sampler", "NFE", "mean", "std", best, "ms per image"]
+    note = f"Papers often print the {best} of several seeds; compare it only with such. Times are of sampling alone."
     return f"### All budgets\n\n{table(header, body)}\n\n{_settings(arms)} {note}"
 
 
@@ -103,16 +113,19 @@ def _settings(arms: Sequence[Summary]) -> str:
 
 
 def _statistics(arm: Summary) -> list[str]:
-    """Mean, standard deviation, minimum, milliseconds per image."""
+    """Mean, standard deviation, best, milliseconds per image."""
+    spell = arm.meaning.spell
     spread = "–" if arm.spread is None else spell(arm.spread)
     milliseconds = "–" if arm.seconds is None else f"{1000 * arm.seconds:.3g}"
-    return [spell(arm.mean), spread, spell(arm.minimum), milliseconds]
+    return [spell(arm.mean), spread, spell(arm.best), milliseconds]
 
 
-def _controls(controls: Sequence[Summary]) -> str:
-    body = [[c.label, spell_spread(c), spell_range(c) or "–", _MEANING.get(c.label, "")] for c in controls]
-    parts = [text_table(["control", "distance", "range", "what it is"], body)]
-    if any(c.label == "real" and len(c.values) > 1 for c in controls):
+def _controls(protocol: Protocol, controls: Sequence[Summary]) -> str:
+    what = {**_MEANING, "real": _TARGETS} if protocol.pairs else _MEANING
+    body = [[c.label, spell_spread(c), spell_range(c) or "–", what.get(c.label, "")] for c in controls]
+    name = protocol.metric if meaning(protocol.metric).paired else "distance"
+    parts = [text_table(["control", name, "range", "what it is"], body)]
+    if any(c.label == "real" and len(c.values) > 1 for c in controls) and not protocol.pairs:
         parts.append(
             "The seeds of `real` draw from one and the same set of held-out images and share many or all of them: "
             "their range is a lower bound of how uncertain the floor is, so no ± is given."
@@ -121,15 +134,22 @@ def _controls(controls: Sequence[Summary]) -> str:
 
 
 def _protocol(protocol: Protocol) -> str:
+    said = meaning(protocol.metric)
+    how = f"{said.title}, mean over images" if said.paired else f"squared {said.title}, float64, unbiased covariances"
+    weights = f", weights SHA-256 `{protocol.weights}`" if protocol.weights else ""
     body = [
-        ["metric", f"`{protocol.metric}`: squared Frechet distance, float64, unbiased covariances"],
+        ["metric", f"`{protocol.metric}`: {how}"],
         ["generated", f"n = {protocol.n:,} for each seed; image i of a seed starts from the same noise in every arm"],
         ["reference", f"{protocol.dataset}, split {protocol.split}, {protocol.reference_n:,} images"],
         ["reference fingerprint", f"`{protocol.reference}`"],
-        ["features", f"{protocol.extractor}, weights SHA-256 `{protocol.weights}`"],
+        ["variant" if said.paired else "features", f"{protocol.extractor}{weights}"],
         ["resize", protocol.resize],
         ["quantisation", f"{protocol.quantise} to 8 bits"],
     ]
+    if protocol.pairs:
+        split, fingerprint = protocol.pairs.split(" ", 1)
+        order = f"split {split}, image i from the i-th in a fixed random order, the same for every seed"
+        body.append(["pairs", f"{order}; `{fingerprint}`"])
     return text_table(["field", "value"], body)
 
 
@@ -138,7 +158,10 @@ def samples(pictures: Sequence[str]) -> str:
     if not pictures:
         return ""
     images = [f"![Samples of {name.removeprefix('samples_').removesuffix('.png')}]({name})" for name in pictures]
-    intro = "A column starts from the same noise in every row and for every sampler; the last row is held-out images."
+    intro = (
+        "A column starts from the same noise in every row and for every sampler; the last row is held-out images, or "
+        "of pairs the targets, whose sources are the first row."
+    )
     return "\n\n".join(["## Samples", intro, *images])
 
 

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.core.image import Quantise
+from diffexp.dataset.split import SplitName
 from diffexp.evaluation.controls import CONTROLS
 from diffexp.evaluation.describe import describe_grid, describe_sampler, shorten, slug
 from diffexp.evaluation.features import Extractor
+from diffexp.evaluation.metric import PAIRED_METRICS
 from diffexp.sampler.loop import Sampler
 
 Policy = Literal["exact", "below"]
@@ -27,7 +29,7 @@ class EvaluationSettings:
         batch_size: images at a time; without influence on the numbers.
         extractor: the features in which distances are measured; None: pictures only.
         quantise: how floats become bytes.
-        controls: which of `real`, `noise`, `mean`, `resampled` are measured.
+        controls: which of `real`, `source`, `noise`, `mean`, `resampled` are measured.
         nfe: a budget or a list of budgets for all samplers that take one; None: each arm's own.
         nfe_policy: a budget that a sampler cannot meet is refused ("exact") or lowered to the next one ("below").
         nfe_max: leave out the arms' own budgets above this one, and arms that have no other; None: keep all. Budgets
@@ -37,6 +39,9 @@ class EvaluationSettings:
         ema: which EMA profile is sampled from; None: the first.
         grid_images: images in a row of the picture grids.
         again: measure also what the run folder holds already; else only what is missing.
+        reference: the split whose images distances are taken from.
+        pairs: of a data set of pairs, the split whose sources images are made from; None: the held-out one.
+        metrics: paired metrics, each image against the target of its pair: mse, psnr, ssim, lpips.
 
     Raises:
         ConfigError: for a value out of range.
@@ -58,6 +63,9 @@ class EvaluationSettings:
         ema: str | None = None,
         grid_images: int = 10,
         again: bool = False,
+        reference: SplitName = "train",
+        pairs: SplitName | None = None,
+        metrics: list[str] | None = None,
     ) -> None:
         if n < 2:
             raise ConfigError(f"evaluation.n={n}: a distance needs at least 2 images")
@@ -72,6 +80,12 @@ class EvaluationSettings:
         for name in controls or ():
             if name not in CONTROLS:
                 raise ConfigError(f"evaluation.controls: no control '{name}'; {nearest(name, CONTROLS)}")
+        for name in metrics or ():
+            if name not in PAIRED_METRICS:
+                raise ConfigError(f"evaluation.metrics: no paired metric '{name}'; {nearest(name, PAIRED_METRICS)}")
+        for key, name in (("reference", reference), ("pairs", pairs)):
+            if name not in ("train", "test", *([None] if key == "pairs" else [])):
+                raise ConfigError(f"evaluation.{key}={name}: choose from train, test")
         self.n = n
         self.seeds = list(seeds)
         self.batch_size = batch_size
@@ -85,6 +99,9 @@ class EvaluationSettings:
         self.ema = ema
         self.grid_images = grid_images
         self.again = again
+        self.reference = reference
+        self.pairs = pairs
+        self.metrics = list(dict.fromkeys(metrics or ()))
 
 
 @dataclass(frozen=True)

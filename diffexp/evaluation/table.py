@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from diffexp.core.errors import DiffexpError
 from diffexp.evaluation.describe import shorten
+from diffexp.evaluation.metric import Meaning, meaning
 from diffexp.evaluation.protocol import Protocol
 from diffexp.evaluation.results import Row
 
 _MODEL = ("experiment", "process", "prediction", "network", "checkpoint")
-_SHARED = ("real", "mean")  # controls whose seeds hold the same images, in part or all
+_SHARED = ("real", "source", "mean")  # controls whose seeds hold the same images, in part or all
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Summary:
         independent: whether the seeds are draws of their own; where they share images, their standard deviation says
             nothing of how far another set would be.
         tag: what tells its run from the others in the table.
+        metric: what was measured.
     """
 
     label: str
@@ -39,6 +41,12 @@ class Summary:
     seconds: float | None = None
     independent: bool = True
     tag: str = ""
+    metric: str = ""
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the values mean, and how they are written."""
+        return meaning(self.metric)
 
     @property
     def plain_label(self) -> str:
@@ -65,6 +73,16 @@ class Summary:
         """The largest value."""
         return max(self.values)
 
+    @property
+    def best(self) -> float:
+        """The smallest value, or the largest where that is better."""
+        return self.maximum if self.meaning.higher else self.minimum
+
+
+def best_of(arms: Iterable[Summary]) -> Summary | None:
+    """The best mean of one metric; None without any."""
+    return min(arms, key=lambda arm: -arm.mean if arm.meaning.higher else arm.mean, default=None)
+
 
 def require_one_protocol(rows: Iterable[Row], protocols: Mapping[str, Protocol]) -> Protocol:
     """The protocol of all rows.
@@ -86,7 +104,7 @@ def require_one_protocol(rows: Iterable[Row], protocols: Mapping[str, Protocol])
 
 
 def summarise_arms(rows: Iterable[Row]) -> list[Summary]:
-    """One summary for each sampler and NFE, samplers in the order of their rows, NFE ascending."""
+    """One summary for each metric, sampler and NFE, samplers in the order of their rows, NFE ascending."""
     return summarise_groups([("", list(rows))])
 
 
@@ -101,11 +119,11 @@ def summarise_groups(groups: Sequence[tuple[str, Sequence[Row]]]) -> list[Summar
     found = []
     for tag, rows in arms:
         label = _labels(rows, everything, tag)
-        series: dict[str, dict[float, list[Row]]] = {}
+        series: dict[tuple[str, str], dict[float, list[Row]]] = {}
         for row in rows:
             budget = 0 if row.adaptive else row.nfe or 0
-            series.setdefault(label(row), {}).setdefault(budget, []).append(row)
-        for name, budgets in series.items():
+            series.setdefault((row.metric, label(row)), {}).setdefault(budget, []).append(row)
+        for (_, name), budgets in series.items():
             found += [_summary(name, group, tag) for _, group in sorted(budgets.items())]
     return found
 
@@ -114,18 +132,18 @@ def _summary(label: str, rows: Sequence[Row], tag: str) -> Summary:
     values, seconds = tuple(row.value for row in rows), _mean_seconds(rows)
     counts = [row.nfe or 0 for row in rows]
     nfe = counts[0] if len(set(counts)) == 1 else round(statistics.fmean(counts), 1)
-    return Summary(label, rows[0].sampler, rows[0].grid, nfe, values, seconds, tag=tag)
+    return Summary(label, rows[0].sampler, rows[0].grid, nfe, values, seconds, tag=tag, metric=rows[0].metric)
 
 
 def summarise_controls(rows: Iterable[Row]) -> list[Summary]:
-    """One summary for each control. Results hold one row for each seed: a control does not depend on the model."""
-    values: dict[str, dict[int, float]] = {}
+    """One summary for each metric and control. A control has one row for each seed: it does not depend on the model."""
+    values: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
         if row.control is not None:
-            values.setdefault(row.control, {})[row.seed] = row.value
+            values.setdefault((row.metric, row.control), {})[row.seed] = row.value
     return [
-        Summary(name, name, "", None, tuple(by_seed.values()), independent=name not in _SHARED)
-        for name, by_seed in values.items()
+        Summary(name, name, "", None, tuple(by_seed.values()), independent=name not in _SHARED, metric=metric)
+        for (metric, name), by_seed in values.items()
     ]
 
 
@@ -154,16 +172,13 @@ def _mean_seconds(rows: Sequence[Row]) -> float | None:
     return statistics.fmean(seconds) if seconds else None
 
 
-def spell(value: float) -> str:
-    """A distance as text, with three or four significant digits."""
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
-
-
 def spell_spread(summary: Summary) -> str:
     """Mean and spread as text, e.g. ``13.21 ± 0.25``; the mean alone where the seeds tell no spread."""
-    return spell(summary.mean) if summary.spread is None else f"{spell(summary.mean)} ± {spell(summary.spread)}"
+    mean = summary.meaning.spell(summary.mean)
+    return mean if summary.spread is None else f"{mean} ± {summary.meaning.spell(summary.spread)}"
 
 
 def spell_range(summary: Summary) -> str:
     """Smallest and largest value as text, e.g. ``13.02 to 13.51``; empty where all are equal."""
+    spell = summary.meaning.spell
     return f"{spell(summary.minimum)} to {spell(summary.maximum)}" if summary.maximum > summary.minimum else ""

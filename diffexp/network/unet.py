@@ -1,4 +1,4 @@
-"""One U-Net whose options make the networks of the papers (Ho 2020; Song 2021; Dhariwal & Nichol 2021; Salimans & Ho 2022).
+"""One U-Net whose options make the networks of the papers (Ho 2020; Song 2021; Dhariwal & Nichol 2021; Salimans 2022).
 
     time, label -> embedding
     x -> conv_in -> down levels (push skips) -> block, attention, block -> up levels (pop skips) -> norm, silu, conv_out

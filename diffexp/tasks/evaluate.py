@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 
 from diffexp.core.errors import ConfigError, nearest
+from diffexp.dataset.split import conditions_of
 from diffexp.evaluation.generate import Conditioner, class_labels
+from diffexp.evaluation.pairs import check_pairs, pairing_of
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
 from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings
 from diffexp.evaluation.sweep import check, evaluate
-from diffexp.evaluation.table import summarise_arms
+from diffexp.evaluation.table import best_of, summarise_arms
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import sweep_name
 from diffexp.tasks import console
@@ -64,8 +66,10 @@ def plan_evaluation(config: Config, parts: Parts, restored: Restored | None = No
         build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"]),
         build_settings(config["evaluation"], make_node),
     )
+    check_pairs(parts.dataset, plan.settings)
     for arm in plan.arms:
         arm.sampler.check(parts.gives)
+        arm.sampler.check_conditions(parts.process, conditions_of(parts.dataset))
         for nfe in arm.feasible(plan.settings.nfe_policy):
             arm.sampler.times(parts.process, nfe)
     return plan
@@ -77,15 +81,18 @@ def _check_profile(name: str | None, profiles: Iterable[str]) -> None:
         raise ConfigError(f"evaluation.ema={name}: there is no such average; {nearest(name, choices)}")
 
 
-def conditioner_of(parts: Parts) -> Conditioner | None:
-    """Uniform labels for class-conditional networks, else nothing."""
+def conditioner_of(parts: Parts, settings: EvaluationSettings) -> Conditioner | None:
+    """What the pairs give, where the data are pairs; else uniform labels for class-conditional networks, or nothing."""
+    pairing = pairing_of(parts.dataset, settings)
+    if pairing is not None:
+        return pairing
     return class_labels(parts.data.num_classes) if parts.data.num_classes else None
 
 
 def run_evaluation(
     config: Config, parts: Parts, plan: Plan, restored: Restored | None, run: Path, stop: StopRequest
 ) -> float | None:
-    """Evaluate into `run` and return the smallest mean distance; None without an extractor."""
+    """Evaluate into `run` and return the best mean, see `best`."""
     source = make_source(config, parts, restored)
     began = time.perf_counter()
     found = evaluate(
@@ -94,7 +101,7 @@ def run_evaluation(
         parts.dataset,
         plan.settings,
         source.provenance,
-        conditioner_of(parts),
+        conditioner_of(parts, plan.settings),
         source.device,
         on_batch=lambda images: stop.check("while evaluating; task=evaluate goes on with it"),
         known=[] if plan.settings.again else read_rows(run / RESULTS_FILE),
@@ -111,5 +118,7 @@ def run_evaluation(
 
 
 def best(rows: Iterable[Row]) -> float | None:
-    """The smallest mean distance among samplers; None without any."""
-    return min((arm.mean for arm in summarise_arms(rows)), default=None)
+    """The best mean of the first metric (the distance, where there is one) among samplers; None without any."""
+    arms = summarise_arms(rows)
+    found = best_of(arm for arm in arms if arm.metric == arms[0].metric)
+    return None if found is None else found.mean

@@ -19,7 +19,7 @@ from diffexp.core.precision import exact_float32
 from diffexp.evaluation.settings import build_arms, short_names
 from diffexp.launch.find import find_run
 from diffexp.launch.plugins import allowed, permission
-from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
+from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise
@@ -55,6 +55,8 @@ class Model:
         seed: int = 0,
         labels: Tensor | None = None,
         batch_size: int = 256,
+        endpoints: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> Tensor:
         """Images 0 .. n-1 of a seed: float32 (n, C, H, W) on the CPU, data scaled to [-1, 1] (not clipped).
 
@@ -67,17 +69,22 @@ class Model:
             seed: keys the noise.
             labels: int64 (n,), for class-conditional models.
             batch_size: images at a time.
+            endpoints: (n, C, H, W) in [-1, 1], what bridges start from: a data set's `pairs(...).endpoint`.
+            masks: (n, 1, H, W), 1 inside the holes, for samplers that keep the rest (sampler.mask).
 
         Raises:
-            ConfigError: for an unknown sampler or an infeasible budget.
+            ConfigError: for an unknown sampler or an infeasible budget, or a bridge without end points.
         """
         if sampler not in self.samplers:
             raise ConfigError(f"no sampler '{sampler}' in this recipe; {nearest(sampler, self.samplers)}")
+        if self.denoiser.process.endpoint and endpoints is None:
+            raise ConfigError(f"process {self.denoiser.process.name} is a bridge: give endpoints=, one for each image")
+        given = Conditions(labels, endpoints, None, masks)
         parts = []
         for start in range(0, n, batch_size):
             indices = range(start, min(start + batch_size, n))
             noise = KeyedNoise(seed, indices, self.denoiser.process.state_shape(self.shape), device=self.device)
-            conditions = NO_CONDITIONS if labels is None else Conditions(labels[start : indices.stop].to(self.device))
+            conditions = given[start : indices.stop].to(self.device)
             with exact_float32():
                 parts.append(self.samplers[sampler].sample(self.denoiser, noise, nfe, conditions).images.cpu())
         return torch.cat(parts)

@@ -56,7 +56,7 @@ def _generator(
 ) -> Callable[[Sampler, int | None], Tensor]:
     """(sampler, nfe) -> all images, uint8 (n, C, H, W) on the CPU."""
     source = make_source(config, parts, restored)
-    conditioner, seed = conditioner_of(parts), settings.seeds[0]
+    conditioner, seed = conditioner_of(parts, settings), settings.seeds[0]
 
     def draw(sampler: Sampler, nfe: int | None) -> Tensor:
         kept = []

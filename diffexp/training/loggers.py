@@ -14,6 +14,7 @@ from typing import Any, Literal
 from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError
 from diffexp.core.files import write_json_atomic
 from diffexp.evaluation.markdown import text_table
+from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.results import Row
 from diffexp.evaluation.table import Summary, summarise_arms
 from diffexp.training.mirror import COLUMNS, Mirror, Several, Work, pixels, require, table
@@ -78,7 +79,7 @@ class _TensorBoardMirror(Mirror):
 
     def _results(self, rows: Sequence[Row], pictures: Sequence[Path]) -> None:
         for arm in summarise_arms(rows):
-            self._writer.add_scalar(f"{rows[0].metric} by NFE/{arm.label}", arm.mean, arm.nfe)
+            self._writer.add_scalar(f"{arm.metric} by NFE/{arm.label}", arm.mean, arm.nfe)
         if rows:
             cells = [["" if cell is None else str(cell) for cell in row] for row in table(rows)]
             self._writer.add_text("results", text_table(COLUMNS, cells), self._work.step)
@@ -178,16 +179,16 @@ class _WandBMirror(Mirror):
         import wandb
 
         shown: dict[str, Any] = {_AXIS: self._work.step}
-        arms: dict[str, list[Summary]] = {}
+        plots: dict[str, dict[str, list[Summary]]] = {}
         for arm in summarise_arms(rows):
-            arms.setdefault(arm.label, []).append(arm)
-            shown[f"eval/{rows[0].metric}/{arm.label}/nfe_{arm.nfe}"] = arm.mean
+            plots.setdefault(arm.metric, {}).setdefault(arm.label, []).append(arm)
+            shown[f"eval/{arm.metric}/{arm.label}/nfe_{arm.nfe}"] = arm.mean
         if rows:
             shown["eval/results"] = wandb.Table(columns=list(COLUMNS), data=table(rows))
-        if arms:
+        for metric, arms in plots.items():
             xs, ys = ([[of(arm) for arm in line] for line in arms.values()] for of in (_nfe, _mean))
-            title = f"{rows[0].metric} by NFE"
-            shown["eval/distance"] = wandb.plot.line_series(xs, ys, list(arms), title, "NFE")
+            title = f"{metric} by NFE, {meaning(metric).better}"
+            shown[f"eval/{meaning(metric).stem}"] = wandb.plot.line_series(xs, ys, list(arms), title, "NFE")
         shown.update({f"eval/{path.stem}": wandb.Image(pixels(path)) for path in pictures})
         self._run.log(shown)
 

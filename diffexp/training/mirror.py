@@ -132,9 +132,9 @@ def require(module: str, extra: str) -> None:
 
 
 def table(rows: Sequence[Row]) -> list[list[Any]]:
-    """One line for each sampler and budget, then one for each control; see `COLUMNS`."""
+    """One line for each metric, sampler and budget, then one for each control; see `COLUMNS`."""
     found = [*summarise_arms(rows), *summarise_controls(rows)]
-    return [[item.label, item.grid, item.nfe, rows[0].metric, item.mean, len(item.values)] for item in found]
+    return [[item.label, item.grid, item.nfe, item.metric, item.mean, len(item.values)] for item in found]
 
 
 def pixels(path: Path) -> Any:

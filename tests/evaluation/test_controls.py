@@ -9,10 +9,10 @@ from diffexp.evaluation.controls import CONTROLS, check_floor, control_batches
 
 def _images(dataset, name, n=100, seed=0, batch=100, quantise="round"):
     splits = dataset.split("train"), dataset.split("test")
-    return torch.cat(list(control_batches(name, *splits, n, seed, batch, quantise)))
+    return torch.cat([images for images, _ in control_batches(name, *splits, n, seed, batch, quantise)])
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "source"])
 def test_batch_size_does_not_matter_and_the_seed_does(dataset, name):
     whole = _images(dataset, name)
     assert whole.shape == (100, 1, 8, 8)

@@ -23,7 +23,7 @@ def test_hash_depends_on_every_field():
     hashes = {BASE.hash}
     for field in fields(Protocol):
         value = getattr(BASE, field.name)
-        hashes.add(replace(BASE, **{field.name: value + 1 if isinstance(value, int) else value + "x"}).hash)
+        hashes.add(replace(BASE, **{field.name: value + 1 if isinstance(value, int) else f"{value}x"}).hash)
     assert len(hashes) == len(fields(Protocol)) + 1
     assert replace(BASE).hash == BASE.hash
     # A golden: the hash is stored beside published numbers, so it may not change with a version.

@@ -53,7 +53,7 @@ def test_report_holds_every_mean_the_protocol_and_the_source(folder, found):
         assert spell_spread(summary) in text
         assert f"{summary.minimum:.2f}" in text or f"{summary.minimum:.1f}" in text
     for needed in (
-        "# toy_recipe", "2206.05564", f"Protocol `{found.protocol.hash}`", found.protocol.reference, "step_7@ema_0.9",
+        "# toy_recipe", "2206.05564", f"Protocol `{found.protocols[0].hash}`", found.protocols[0].reference, "step_7@ema_0.9",
         "abc1234", "| real", "python -m diffexp experiment=toy_recipe scale=quick seed=4", ">100",
     ):  # fmt: skip
         assert needed in text
@@ -83,14 +83,14 @@ def test_the_same_numbers_draw_the_same_files(folder):
 
 
 def test_two_protocols_get_two_sections_that_say_what_differs(folder, found):
-    other = replace(found.protocol, n=60)
+    other = replace(found.protocols[0], n=60)
     write_protocol(folder, other)
     write_rows(folder / "results.csv", [replace(row, protocol=other.hash, n=60) for row in found.rows])
     text = write_report(folder).read_text(encoding="utf-8")
     assert f"Not comparable with the section of protocol `{other.hash}`: n is 120 and 60." in text
     assert text.count("### All budgets") == 2
     assert {path.name for path in folder.glob("distance_*.png")} == {
-        f"distance_{found.protocol.hash}.png", f"distance_{other.hash}.png"
+        f"distance_{found.protocols[0].hash}.png", f"distance_{other.hash}.png"
     }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_an_empty_folder_is_refused_and_pictures_alone_are_not(tmp_path, found):
     with pytest.raises(DiffexpError, match=r"no results\.csv and no samples"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    found.rows, found.protocol = [], None
+    found.rows, found.protocols = [], []
     save_evaluation(tmp_path, found)
     text = write_report(tmp_path).read_text(encoding="utf-8")
     assert "No distance was measured" in text
@@ -155,12 +155,12 @@ def test_an_empty_folder_is_refused_and_pictures_alone_are_not(tmp_path, found):
 
 
 def test_published_numbers_are_comparable_only_on_equal_terms(found):
-    paper = replace(found.protocol, dataset="cifar10", metric="fid", n=50_000)
+    paper = replace(found.protocols[0], dataset="cifar10", metric="fid", n=50_000)
     assert incomparable("CIFAR-10", "FID", paper) == []
     assert incomparable("CIFAR-10", "FID", replace(paper, n=1000)) == [
         "other number of images (50,000 as a rule there, 1,000 here)"
     ]
-    assert len(incomparable("CIFAR-10", "FID", found.protocol)) == 3
+    assert len(incomparable("CIFAR-10", "FID", found.protocols[0])) == 3
 
 
 def test_tables_line_up():
@@ -187,7 +187,7 @@ def test_grid_shows_each_pixel_as_a_square(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_notes_of_any_length_leave_room_for_the_curves(tmp_path, found):
     controls = [Summary(f"a_control_with_a_long_name_{i}", "", "", None, (1.0, 2.0)) for i in range(6)]
-    draw_distance(summarise_arms(found.rows), controls, found.protocol, tmp_path / "plot")
+    draw_distance(summarise_arms(found.rows), controls, found.protocols[0], tmp_path / "plot")
     with Image.open(tmp_path / "plot.png") as image:
         assert image.size == (960, 630)
 
@@ -204,7 +204,7 @@ def test_many_runs_and_samplers_stay_legible(tmp_path, found):
     assert len({look.colour for look in looks.values()}) == 8
     assert {label[:4]: look.marker for label, look in looks.items()} == {"ddim": "o", "heun": "s"}
     (wide, _), (plain, _) = (
-        draw_distance(some, [], found.protocol, tmp_path / name)
+        draw_distance(some, [], found.protocols[0], tmp_path / name)
         for some, name in ((arms, "wide"), (summarise_arms(rows), "plain"))
     )
     with Image.open(wide) as image, Image.open(plain) as small:

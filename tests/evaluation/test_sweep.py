@@ -29,7 +29,7 @@ def test_one_row_for_each_arm_budget_and_seed(found):
     assert arms == [(name, "uniform(t_end=0.001,last=state)", nfe, seed) for name, nfe in budgets for seed in (0, 1)]
     controls = [(row.control, row.grid, row.nfe, row.seed, row.seconds_per_image) for row in found.rows if row.control]
     assert controls == [(name, "", None, seed, None) for name in ("real", "noise", "mean") for seed in (0, 1)]
-    assert {row.protocol for row in found.rows} == {found.protocol.hash}
+    assert {row.protocol for row in found.rows} == {found.protocols[0].hash}
     assert {(row.n, row.metric, row.checkpoint) for row in found.rows} == {(120, "fd_pixels", "step_7@ema_0.9")}
     assert all(row.seconds_per_image > 0 for row in found.rows if row.control is None)
 
@@ -68,7 +68,7 @@ def test_batch_size_does_not_matter(found, arms, denoiser, dataset, settings, pr
 
 
 def test_protocol_states_what_was_measured(found, dataset):
-    protocol = found.protocol
+    protocol = found.protocols[0]
     assert (protocol.metric, protocol.n, protocol.dataset, protocol.split) == ("fd_pixels", 120, "gaussian", "train")
     assert (protocol.reference_n, protocol.quantise, protocol.extractor) == (600, "round", "pixels")
     assert protocol.reference == dataset.split("train").fingerprint
@@ -93,7 +93,7 @@ def test_without_an_extractor_there_are_pictures_only(arms, denoiser, dataset, s
     settings.extractor = None
     settings.n = 8
     found = evaluate(arms, denoiser, dataset, settings, provenance)
-    assert (found.rows, found.protocol) == ([], None)
+    assert (found.rows, found.protocols) == ([], [])
     assert found.grids["ddim"].rows[6].shape == (4, 1, 8, 8)
 
 

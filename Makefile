@@ -11,7 +11,7 @@ WORKERS ?= auto
 
 help:
 	@echo "make demo   install, then train and evaluate gddim_vp at quick scale (minutes on two CPU cores)"
-	@echo "make test   install, then run every test"
+	@echo "make test   install, then run every test, on up to four cores (WORKERS=1: on one)"
 	@echo "make bench  install with diffusers, then measure what sampling and training cost (minutes; ratios with targets)"
 	@echo "make lint   install, then ruff"
 	@echo "make clean  remove the virtual environment and caches (run folders stay)"

@@ -114,22 +114,26 @@ class Eps(Head):
         output = Combination({_OUTPUT: marginal.signal.identity()})
         if not self.mixed:
             return Form(marginal, noise=output)
-        gain, share = _normal_data(marginal)
+        gain, share = normal_data(marginal)
         inverse = marginal.signal.inverse()
         data = Combination({STATE: share, _OUTPUT: -1.0 * (inverse @ marginal.factor)})
         return Form(marginal, data=data, noise=output + Combination({STATE: gain}))
 
     def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
-        return noise - marginal.derived(_normal_data)[0].apply(u) if self.mixed else noise
+        return noise - marginal.derived(normal_data)[0].apply(u) if self.mixed else noise
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t).exp()
 
 
-def _normal_data(law: Marginal) -> tuple[Operator, Operator]:
-    """(L^T V^-1, A^T V^-1), V = A A^T + L L^T: noise and data that a state implies for standard normal data."""
-    inverse = (law.signal.covariance() + law.factor.covariance()).inverse()
-    return law.factor.transpose() @ inverse, law.signal.transpose() @ inverse
+def normal_data(law: Marginal) -> tuple[Operator, Operator]:
+    """(L^T V^-1, S A^T V^-1), V = A S A^T + L L^T: noise and data that a state implies for standard normal data.
+
+    S is the covariance of such data as states: the identity, unless the process joins a velocity to them.
+    """
+    back = law.process.data_covariance(1.0) @ law.signal.transpose()  # type: ignore[union-attr]
+    inverse = (law.signal @ back + law.factor.covariance()).inverse()
+    return law.factor.transpose() @ inverse, back @ inverse
 
 
 class Score(Head):

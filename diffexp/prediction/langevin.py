@@ -6,17 +6,21 @@ needs the noise in the factor R, which mixes position and velocity: 2 C channels
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError
 from diffexp.prediction.form import STATE, Form
-from diffexp.prediction.head import Head
+from diffexp.prediction.head import Head, normal_data
 from diffexp.prediction.time_input import TimeInput
 from diffexp.process.base import FactorKind, Marginal, Process
 from diffexp.process.block import Block
 from diffexp.process.combination import Combination
 from diffexp.process.operator import Operator
+
+Mixed = Literal["velocity", "normal"]
 
 _OUTPUT = STATE + 1
 
@@ -27,40 +31,42 @@ class PhaseEps(Head):
     Args:
         time: see `Head`.
         factor: K: "R", gDDIM's, or "cholesky", L_t. The two noises differ by a rotation, so the loss is the same.
-        mixed: the network predicts what is left after the velocity's own noise, e^ = F + K^-1 [0; v] (gDDIM's code).
+        mixed: the network predicts what is left after "velocity", the velocity's own noise, e^ = F + K^-1 [0; v]
+            (gDDIM's code), or after "normal", the noise that the state implies for standard normal data, e^ = F +
+            K^T V^-1 u with V the state's covariance; None: the noise itself.
     """
 
     name = "eps"
 
-    def __init__(self, time: TimeInput = "999t", factor: FactorKind = "R", mixed: bool = False) -> None:
+    def __init__(self, time: TimeInput = "999t", factor: FactorKind = "R", mixed: Mixed | None = None) -> None:
         super().__init__(time)
         self.factor: FactorKind = factor
-        self.mixed = mixed
+        self.mixed: Mixed | None = mixed
 
     def check(self, process: Process) -> None:
         super().check(process)
         _check(process, self.name)
 
     def form(self, marginal: Marginal) -> Form:
-        turn, velocity = _turns(marginal, self.factor)
+        turn, known = self._operators(marginal)
         noise = Combination({_OUTPUT: turn.inverse()})
-        return Form(marginal, noise=noise + Combination({STATE: velocity}) if self.mixed else noise)
+        return Form(marginal, noise=noise + Combination({STATE: known}) if self.mixed else noise)
 
     def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
-        turn, velocity = marginal.derived(lambda law: _turns(law, self.factor))
-        wanted = noise - velocity.apply(u) if self.mixed else noise
+        turn, known = marginal.derived(self._operators)
+        wanted = noise - known.apply(u) if self.mixed else noise
         return turn.apply(wanted)
+
+    def _operators(self, law: Marginal) -> tuple[Operator, Operator]:
+        """(K^-1 R, what is known of the noise in R as an operator on the state), where R is the factor of the law."""
+        wanted = law.factor if self.factor == "R" else law.factor.covariance().factor()
+        turn = law.factor.identity() if self.factor == "R" else wanted.inverse() @ law.factor
+        if self.mixed == "normal":
+            return turn, normal_data(law)[0]
+        return turn, law.factor.inverse() @ _velocity(torch.ones_like(law.t))
 
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         return process.log_snr(t)  # refused: there is no such ratio
-
-
-def _turns(law: Marginal, kind: FactorKind) -> tuple[Operator, Operator]:
-    """(K^-1 R, R^-1 [0; v]), where R is the factor of the law."""
-    inverse = law.factor.inverse()
-    wanted = law.factor if kind == "R" else law.factor.covariance().factor()
-    turn = law.factor.identity() if kind == "R" else wanted.inverse() @ law.factor
-    return turn, inverse @ _velocity(torch.ones_like(law.t))
 
 
 def _velocity(values: Tensor) -> Block:

@@ -127,7 +127,7 @@ def denoiser_of(
     numbers = [said[word] for word in "abcd"]
     if said["kind"] == "sgm_tanh":
         return NetworkDenoiser(Velocity(*numbers), VelocityEps("t", mixed), process)
-    return NetworkDenoiser(Phase(*numbers), PhaseEps("999t", mixed=mixed), process)
+    return NetworkDenoiser(Phase(*numbers), PhaseEps("999t", mixed="velocity" if mixed else None), process)
 
 
 def grid_of(case: Member, last: Last = "state") -> Power:

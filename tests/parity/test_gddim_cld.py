@@ -83,7 +83,7 @@ def test_states_networks_and_scores(case):
     output = net.output(u, net.time_input(t))
     parts, plain = (u, output), PhaseEps().form(law)
     found = {"net": output, "eps_plain": plain.noise(parts), "score": plain.score(parts)}
-    found["eps_mixed"] = PhaseEps(mixed=True).form(law).noise(parts)
+    found["eps_mixed"] = PhaseEps(mixed="velocity").form(law).noise(parts)
     found["eps_L"] = PhaseEps(factor="cholesky").target(law, x0, output, u)
     for name, tag in case["nets"].items():
         found[f"eps_{name}"] = each_time(t, lambda k, tag=tag: noise_at(case, tag, u[k : k + 1], t[k : k + 1]))

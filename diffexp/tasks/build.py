@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DiffexpError
 from diffexp.core.image import to_float
-from diffexp.dataset.split import Dataset, conditions_of
+from diffexp.dataset.split import Dataset, PairedSplit, conditions_of
 from diffexp.distillation.base import Distillation
 from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
@@ -147,11 +147,12 @@ class Parts:
         with torch.device("meta"):
             return self.denoiser(self.build_network())
 
-    def _images(self, split: str, limit: int | None) -> tuple[Tensor, Tensor | None]:
-        """Images and labels of a split, for oracles."""
+    def _images(self, split: str, limit: int | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Images, labels and end points of a split, for oracles."""
         found = self.dataset.split(split)
         indices = range(len(found) if limit is None else min(limit, len(found)))
-        return to_float(found.images(indices)), found.labels(indices)
+        ends = found.pairs(indices).endpoint if isinstance(found, PairedSplit) else None
+        return to_float(found.images(indices)), found.labels(indices), ends
 
 
 def build(config: Config, data: DataShape | None = None) -> Parts:

@@ -11,7 +11,7 @@ from diffexp.core.errors import ConfigError
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.oracle.finite import Finite
 from diffexp.prediction.oracle.mixture import Mixture
-from diffexp.prediction.oracle.spec import OracleMixture
+from diffexp.prediction.oracle.spec import OracleDataset, OracleMixture
 from diffexp.process.bridge_i2sb import BridgeI2SB
 from diffexp.process.bridge_schedule import BridgeVE, BridgeVP, Brownian
 from diffexp.process.vp import VP
@@ -86,6 +86,24 @@ def test_a_finite_data_set_is_a_mixture_without_width(process):
         torch.testing.assert_close(found.noise, wanted.noise, rtol=1e-8, atol=1e-9)
         if k == 0:
             torch.testing.assert_close(found.data, IMAGES.mean(0).expand_as(Y), rtol=1e-13, atol=1e-14)
+
+
+def test_the_end_point_tells_images_apart():
+    """r_i also has the factor exp(-|y - y_i|^2 / (2 h^2)): alone at the end point, beside the state's own elsewhere."""
+    process, h = BridgeVP(), 1.5
+    ends = random.normal(9, "test/ends", range(4), SHAPE)
+    oracle = Finite(process, IMAGES, endpoints=ends, endpoint_std=h)
+    t, given = _f64(1.0, 0.6), Conditions(endpoint=Y)
+    near = -0.5 * (Y[:, None] - ends).flatten(2).square().sum(2) / h**2
+    for k, point in enumerate(oracle.prepare(t, torch.float64, "cpu")):
+        a, b, c = (value[k] for value in process.abc(t))
+        own = 0.0 if k == 0 else -0.5 * ((U - a * Y)[:, None] - b * IMAGES).flatten(2).square().sum(2) / c**2
+        wanted = torch.einsum("bi,i...->b...", torch.softmax(near + own, 1), IMAGES)
+        torch.testing.assert_close(oracle(Y if k == 0 else U, point, given).data, wanted, rtol=1e-9, atol=1e-10)
+    with pytest.raises(ConfigError, match=r"network\.endpoint_std=0.0: must be > 0"):
+        Finite(process, IMAGES, endpoints=ends, endpoint_std=0.0)
+    with pytest.raises(ConfigError, match="process vp has no end point"):
+        OracleDataset(endpoint_std=0.5).check(VP(), SHAPE)
 
 
 def test_slopes_need_an_end_point():

@@ -3,7 +3,8 @@
     E[x0 | u] = sum_i r_i x_i,   r_i ~ exp(-|L^-1 (u - A x_i)|^2 / 2),   E[e | u] = L^-1 (u - A E[x0 | u])
 
 This is what a network that fits its training data perfectly would say (Karras et al. 2022, eq. 57): it samples the
-training images themselves. On a bridge u - B y stands in the place of u: the end point y says nothing of the image.
+training images themselves. On a bridge u - B y stands in the place of u; with the end points y_i of the images, the end
+point also says which of them it may be, r_i ~ exp(-|y - y_i|^2 / (2 h^2)), as if it were y_i with noise of strength h.
 """
 
 from __future__ import annotations
@@ -28,19 +29,31 @@ class Finite(Oracle):
         process: the forward process.
         images: (N, C, H, W) in [-1, 1].
         labels: int64 (N,): with labels in the conditions only images of that class count (label -1: all of them).
+        endpoints: y_i, (N, C, H, W), on a bridge.
+        endpoint_std: h > 0 for each pixel; None: the end point says nothing of the image.
 
     Raises:
-        ConfigError: without images.
+        ConfigError: without images, or for an h that has no meaning.
     """
 
-    def __init__(self, process: Process, images: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        process: Process,
+        images: Tensor,
+        labels: Tensor | None = None,
+        endpoints: Tensor | None = None,
+        endpoint_std: float | None = None,
+    ) -> None:
         super().__init__(process)
+        check_endpoint_std(process, endpoint_std)
         if len(images) == 0:
             raise ConfigError("network: an oracle over a data set needs at least one image")
         if not process.data_covariance(0.0).is_zero():
             raise ConfigError(f"network: process {process.name} draws a part of its data: use oracle_mixture, or hsm")
         self.images = images
         self.labels = labels
+        self.endpoints = second_image(endpoints) if endpoint_std is not None else None
+        self.endpoint_std = endpoint_std
         if labels is not None:
             self.gives = self.gives | {"unconditional"}
 
@@ -53,7 +66,7 @@ class Finite(Oracle):
         total, weighted = u.new_zeros(len(u), 1), torch.zeros_like(u).flatten(1)
         for start in range(0, len(self.images), _CHUNK):  # an online softmax: memory for one chunk only
             some = self.process.lift(self.images[start : start + _CHUNK].to(u.device, torch.float64))
-            scores = self._scores(white, image.apply(some), conditions.labels, start)
+            scores = self._scores(white, image.apply(some), conditions, start)
             higher = torch.maximum(top, scores.amax(1, keepdim=True))
             shrink = torch.exp(top - higher).nan_to_num(0.0)  # while no image counted yet, both are -inf
             shares = torch.exp(scores - higher).nan_to_num(0.0)
@@ -72,12 +85,29 @@ class Finite(Oracle):
             u = u - law.auxiliary.apply(second_image(conditions.endpoint).double())
         return whiten.apply(u), whiten @ law.signal
 
-    def _scores(self, white: Tensor, images: Tensor, labels: Tensor | None, start: int) -> Tensor:
-        """-|white - image|^2 / 2 of every state and image of a chunk, -inf for images of another class: (B, n)."""
-        w, x = white.flatten(1), images.flatten(1)
-        scores = w @ x.T - 0.5 * x.square().sum(1) - 0.5 * w.square().sum(1, keepdim=True)
+    def _scores(self, white: Tensor, images: Tensor, conditions: Conditions, start: int) -> Tensor:
+        """The logarithm of r_i of every state and image of a chunk, -inf for images of another class: (B, n)."""
+        scores, labels = _closeness(white, images), conditions.labels
+        if self.endpoints is not None and self.endpoint_std is not None:
+            own = self.endpoints[start : start + len(images)].to(white.device, torch.float64)
+            given = second_image(conditions.endpoint).double()
+            scores = scores + _closeness(given / self.endpoint_std, own / self.endpoint_std)
         if labels is None or self.labels is None:
             return scores
-        own = self.labels[start : start + len(x)].to(labels.device)
-        allowed = (labels[:, None] == own) | (labels[:, None] == NO_LABEL)
+        classes = self.labels[start : start + len(images)].to(labels.device)
+        allowed = (labels[:, None] == classes) | (labels[:, None] == NO_LABEL)
         return scores.masked_fill(~allowed, -torch.inf)
+
+
+def _closeness(states: Tensor, images: Tensor) -> Tensor:
+    """-|state - image|^2 / 2 of every state (B, *) and image (n, *): (B, n)."""
+    w, x = states.flatten(1), images.flatten(1)
+    return w @ x.T - 0.5 * x.square().sum(1) - 0.5 * w.square().sum(1, keepdim=True)
+
+
+def check_endpoint_std(process: Process, endpoint_std: float | None) -> None:
+    """Raise ConfigError for an h that is not positive, or without an end point."""
+    if endpoint_std is not None and not endpoint_std > 0.0:
+        raise ConfigError(f"network.endpoint_std={endpoint_std}: must be > 0, or null")
+    if endpoint_std is not None and not process.endpoint:
+        raise ConfigError(f"network.endpoint_std={endpoint_std}: process {process.name} has no end point; leave it out")

@@ -70,7 +70,7 @@ class Mixture(Oracle):
         )
         sizes = {len(values) for values in (self.weights, self.means, self.stds, self.slopes)}
         if len(sizes) != 1 or 0 in sizes:
-            raise ConfigError("network: weights, means, stds and slopes of a mixture need the same length, at least 1")
+            raise ConfigError("network: weights, means, slopes and stds of a mixture need the same length, at least 1")
         if bool(self.slopes.any()) and not process.endpoint:
             raise ConfigError(f"network.slopes: process {process.name} has no end point on which means could depend")
         if not bool((self.weights > 0.0).all()) or not bool((self.stds >= 0.0).all()):

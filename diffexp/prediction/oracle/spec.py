@@ -11,12 +11,12 @@ from torch import Tensor
 
 from diffexp.core.errors import ConfigError
 from diffexp.prediction.oracle.base import Oracle
-from diffexp.prediction.oracle.finite import Finite
+from diffexp.prediction.oracle.finite import Finite, check_endpoint_std
 from diffexp.prediction.oracle.mixture import Mixture
 from diffexp.process.base import Process
 
-Images = Callable[[str, int | None], tuple[Tensor, Tensor | None]]
-"""images(split, limit): the first images of a split in [-1, 1], (N, C, H, W), and their labels, if any."""
+Images = Callable[[str, int | None], tuple[Tensor, Tensor | None, Tensor | None]]
+"""images(split, limit): the first images of a split in [-1, 1], (N, C, H, W), their labels and end points, if any."""
 
 
 class OracleSpec(abc.ABC):
@@ -91,6 +91,7 @@ class OracleDataset(OracleSpec):
     Args:
         split: which images.
         limit: use the first ones only; None: all.
+        endpoint_std: on a bridge, how close to the given end point an image's own must be; None: all images count.
 
     Raises:
         ConfigError: for a limit below one.
@@ -98,14 +99,20 @@ class OracleDataset(OracleSpec):
 
     name = "oracle_dataset"
 
-    def __init__(self, split: Literal["train", "test"] = "train", limit: int | None = None) -> None:
+    def __init__(
+        self, split: Literal["train", "test"] = "train", limit: int | None = None, endpoint_std: float | None = None
+    ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"network.limit={limit}: at least one image is needed")
         self.split = split
         self.limit = limit
+        self.endpoint_std = endpoint_std
 
     def gives(self, num_classes: int) -> frozenset[str]:
         return super().gives(num_classes) | ({"unconditional"} if num_classes else frozenset())
 
     def build(self, process: Process, shape: tuple[int, int, int], images: Images) -> Finite:
-        return Finite(process, *images(self.split, self.limit))
+        return Finite(process, *images(self.split, self.limit), endpoint_std=self.endpoint_std)
+
+    def check(self, process: Process, shape: tuple[int, int, int]) -> None:
+        check_endpoint_std(process, self.endpoint_std)

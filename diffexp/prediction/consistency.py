@@ -76,6 +76,17 @@ class Consistency(Head):
                 "data unchanged, so that h(x, t_min) = x cannot hold; use one that does, e.g. ddbm, i2sb, v, eps or edm"
             )
 
+        if self.boundary_shift == "all" and not self._told_numbers(process):
+            raise ConfigError(
+                f"prediction.boundary_shift=all: at t_min the network would be told an infinite {self.head.time}; use "
+                "skip_out"
+            )
+
+    def _told_numbers(self, process: Process) -> bool:
+        """Whether the network's time input is finite where "all" moves t_min to."""
+        with torch.device("cpu"):
+            return bool(self.time_input(process, torch.tensor([self.end(process)], dtype=torch.float64)).isfinite())
+
     def _noisy(self, process: Process) -> bool:
         """Whether there is no time without noise, or times are those of a table."""
         with torch.device("cpu"):  # also where networks are built without memory

@@ -84,12 +84,13 @@ class Rounded(Grid):
         self.shown = shown
 
     def times(self, process: Process, n: int) -> Tensor:
-        own = self.inner.times(process, n).float().double()
+        own = self.inner.times(process, n)
+        own = torch.where(own == process.t_max, own, own.float().double())  # the end point's time is exact
         if self.shown is None:
             return own
         # Close to the end point, a last digit of the time is many of the noise that is left.
         torch.testing.assert_close(self.shown, own[-len(self.shown) :], rtol=0, atol=1e-6 * float(own.max()))
-        return torch.cat([own[: -len(self.shown)], self.shown])
+        return torch.cat([own[: -len(self.shown)], self.shown])  # the file's times begin behind the end point
 
     _times = times  # type: ignore[assignment]
 

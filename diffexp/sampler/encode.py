@@ -18,27 +18,17 @@ from diffexp.sampler.grid import Grid
 
 
 @torch.no_grad()
-def encode(
-    denoiser: Denoiser,
-    images: Tensor,
-    grid: Grid,
-    n: int,
-    conditions: Conditions = NO_CONDITIONS,
-    corrections: int = 0,
-) -> Tensor:
+def encode(denoiser: Denoiser, images: Tensor, grid: Grid, n: int, conditions: Conditions = NO_CONDITIONS) -> Tensor:
     """The noise of images, (B, *): a bridge's booting noise, or that at the prior.
 
-    With the sampler's own grid and `corrections` large enough it is the inverse of DBIM with eta = 0 (DDIM) to
-    rounding; without any, up to an error of first order in the steps.
+    It undoes DBIM with eta = 0 (DDIM on other processes), up to an error of first order in the steps.
 
     Args:
         denoiser: gives "data"; for bridges, it is asked once at the end point too.
         images: states at the grid's last time, (B, *).
         grid: its times, upwards.
-        n: number of steps of the grid.
+        n: number of steps of the grid: as many evaluations, also on bridges.
         conditions: of these images.
-        corrections: how often a step is repeated with the estimate at its other end, each for one evaluation: its
-            fixed point is the sampler's step, undone.
 
     Raises:
         ConfigError: the denoiser does not give data, or the grid ends where there is no noise.
@@ -53,11 +43,7 @@ def encode(
         raise ConfigError(f"grid.t_end={float(times[-1]):g}: there is no noise to be read; end later, e.g. at 1e-3")
     u = images
     for t, s in zip(times.flip(0)[:-1], times.flip(0)[1:], strict=True):  # from t up to s
-        data = _data(denoiser, u, t, conditions)
-        there = ode_step(process, u, t, s, data, conditions.endpoint)
-        for _ in range(corrections):
-            there = ode_step(process, u, t, s, _data(denoiser, there, s, conditions), conditions.endpoint)
-        u = there
+        u = ode_step(process, u, t, s, _data(denoiser, u, t, conditions), conditions.endpoint)
     return _noise(denoiser, u, times[0], conditions) if process.endpoint else _prior_noise(process, u, times[0])
 
 

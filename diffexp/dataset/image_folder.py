@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from diffexp.core.errors import ConfigError, DataError
 from diffexp.dataset.decode import Filter, Fit, Reading
 from diffexp.dataset.files import Files, check_share
 from diffexp.dataset.listing import class_names, folder_of, list_splits
@@ -16,7 +17,7 @@ class ImageFolder:
 
     Layouts: ``PATH/train/CLASS/x.png`` with ``PATH/test/CLASS/y.png`` (or ``val/``), or ``PATH/CLASS/x.png``, of which
     a share is held out by a hash of the file names. Without `labels` the images may also lie directly in the folders.
-    Nothing is read before `prepare`, except by `num_classes` with `labels`, which lists the sub-folders.
+    Nothing is read before `prepare`, except by `num_classes` with `labels` and no `classes`: it lists the sub-folders.
     Orientation tags are ignored, and without `resize` an image of another size is an error.
 
     Args:
@@ -31,6 +32,7 @@ class ImageFolder:
         flip: mirror half of the training images.
         resize: Pillow's filter for images of other sizes; null refuses them.
         fit: "stretch" an image to the square, or "crop" its centre after its short side has got the size.
+        classes: with `labels`, how many sub-folders there have to be, which is then known without the folder.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -48,6 +50,7 @@ class ImageFolder:
         flip: bool = False,
         resize: Filter | None = None,
         fit: Fit = "crop",
+        classes: int | None = None,
     ) -> None:
         self._files = Files((channels, resolution, resolution), Reading(False, resize, fit), verify, in_memory)
         check_share(held_out)
@@ -57,7 +60,9 @@ class ImageFolder:
         self.flip = flip
         self._labels, self._held_out = labels, held_out
         self._splits: dict[str, Split] = {}
-        self._classes: int | None = None
+        if classes is not None and (not labels or classes < 1):
+            raise ConfigError(f"dataset.classes={classes}: needs dataset.labels=true and at least one class")
+        self._classes = classes
 
     @property
     def num_classes(self) -> int:
@@ -74,7 +79,11 @@ class ImageFolder:
                 all are counted.
         """
         if not self._splits:
-            listings = list_splits(folder_of(self.path), self._labels, self._held_out)
+            folder = folder_of(self.path)
+            found = len(class_names(folder)) if self._labels else 0
+            if found != self.num_classes:
+                raise DataError(f"dataset.classes={self.num_classes}: '{self.path}' has {found} sub-folders")
+            listings = list_splits(folder, self._labels, self._held_out)
             self._splits = self._files.splits(listings, self.path, self.flip)
 
     def split(self, name: SplitName) -> Split:

@@ -84,6 +84,15 @@ class Stratified(Uniform):
         return self._spread(process, (place + random.uniform(seed, _STREAM, positions)) / self.strata)
 
 
+class End(Times):
+    """The last time alone, t_max: on a bridge the state is the end point itself, and training is plain regression."""
+
+    name = "end"
+
+    def draw(self, process: Process, seed: int, positions: Tensor) -> Tensor:
+        return torch.full((len(positions),), process.t_max, dtype=torch.float64)
+
+
 class Discrete(Times):
     """Uniform over N times t_i = t_data + (i + 1) (t_max - t_data) / N, i = 0 .. N - 1: never the data time itself.
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffexp.core import random
+from diffexp.dataset.split import conditions_of
 from diffexp.launch.command import normalise
 from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import Layout
 from diffexp.launch.schema import validate
-from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
+from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise
 from diffexp.tasks.build import Parts
+from diffexp.tasks.train import loss_of as minimised
 
 
 def compose(layout: Layout, *words: str) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def compose(layout: Layout, *words: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Batches:
-    """The same `n` random images again and again, with labels where the recipe has classes."""
+    """The same `n` random images again and again, with all conditions that the recipe's data give."""
 
     parts: Parts
     n: int
@@ -41,11 +43,25 @@ class Batches:
         batch = {"image": images.to(self.device), "position": torch.arange(self.n)}
         if self.parts.data.num_classes:
             batch["label"] = torch.arange(self.n, device=self.device) % self.parts.data.num_classes
+        given = conditions_of(self.parts.dataset)
+        if "endpoint" in given:
+            sources = random.normal(0, "test/sources", range(self.n), self.parts.data.shape).tanh().float()
+            batch["endpoint"] = sources.to(self.device)
+        if "mask" in given:
+            batch["mask"] = torch.ones(self.n, 1, *self.parts.data.shape[1:], device=self.device)
         return batch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
             yield self.batch()
+
+
+def loss_with_teacher(parts: Parts, network: nn.Module, device: str = "cpu") -> Any:
+    """What the recipe minimises; an untrained network stands in for a teacher that its distillation asks."""
+    if parts.distillation is not None and parts.distillation.asks_teacher:
+        with torch.device(device):
+            parts = replace(parts, teacher=parts.build_network().eval().requires_grad_(False))
+    return minimised(parts, network)
 
 
 def loss_of(parts: Parts, denoiser: Denoiser, n: int, device: str = "cpu") -> Tensor:
@@ -54,7 +70,7 @@ def loss_of(parts: Parts, denoiser: Denoiser, n: int, device: str = "cpu") -> Te
     Raises:
         AssertionError: when a parameter that is trained has got no gradient of its shape, or one that is not finite.
     """
-    loss = parts.objective(denoiser, Batches(parts, n, device).batch(), 0)
+    loss = loss_with_teacher(parts, denoiser.network, device)(denoiser, Batches(parts, n, device).batch(), 0)
     loss.backward()
     assert loss.shape == ()
     for name, parameter in denoiser.network.named_parameters():
@@ -68,9 +84,8 @@ def loss_of(parts: Parts, denoiser: Denoiser, n: int, device: str = "cpu") -> Te
 def sample(parts: Parts, denoiser: Denoiser, sampler: Sampler, nfe: int, n: int, device: str = "cpu") -> Tensor:
     """n images with the feasible budget nearest to `nfe`, counted; they have the data's shape and are finite."""
     shape, before = parts.process.state_shape(parts.data.shape), denoiser.evaluations
-    conditions = NO_CONDITIONS
-    if parts.data.num_classes:
-        conditions = Conditions(labels=torch.arange(n, device=device) % parts.data.num_classes)
+    batch = Batches(parts, n, device).batch()
+    conditions = Conditions(batch.get("label"), batch.get("endpoint"), None, batch.get("mask"))
     noise = KeyedNoise(0, range(n), shape, device=device)
     found = sampler.sample(denoiser, noise, sampler.nearest_nfe(nfe), conditions)
     assert denoiser.evaluations - before == found.nfe * n

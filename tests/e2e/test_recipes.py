@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import diffexp
+from diffexp.core import random
 from diffexp.launch.layout import read_layout
 from diffexp.launch.signals import StopRequest
 from diffexp.tasks.build import build, initialised_network
@@ -24,7 +25,7 @@ from diffexp.training.fit import fit
 from diffexp.training.module import DiffusionModule
 from diffexp.training.settings import Device, Training
 from tests.e2e.conftest import Command
-from tests.e2e.standin import Batches, compose, loss_of, sample
+from tests.e2e.standin import Batches, compose, loss_of, loss_with_teacher, sample
 
 LAYOUT = read_layout()
 RECIPES = LAYOUT.choices["experiment"]
@@ -82,7 +83,8 @@ def test_full_size_takes_a_step_and_samples(recipe: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(Checkpoints, "save", lambda self, trainer, module: None)
     denoiser = parts.denoiser(initialised_network(parts, 0))
     before = [parameter.detach().double().sum() for parameter in denoiser.network.parameters()]
-    module = DiffusionModule(denoiser, parts.objective, parts.optimizer, parts.ema, 0, {})
+    minimised = loss_with_teacher(parts, denoiser.network)
+    module = DiffusionModule(denoiser, minimised, parts.optimizer, parts.ema, 0, {})
     length, device = Training(max_steps=1, batch_size=1, log_every=1, workers=0), Device(accelerator="cpu")
     with StopRequest() as stop:
         fit(module, Batches(parts, 1), length, device, tmp_path, stop)
@@ -104,6 +106,8 @@ def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> No
     Every arm then samples with the network that has come of it.
     """
     words = ["scale=quick", "task=train", "training.max_steps=20", "training.log_every=5", "optimizer.warmup_steps=0"]
+    if compose(LAYOUT, f"experiment={recipe}")["distillation"]:  # from nothing, and in one stage
+        words += ["distillation.initialise=false", "distillation.schedule.every=1000"]
     answer = command(f"experiment={recipe}", *words)
     assert answer.code == 0, answer.err
     (path,) = Path("runs").rglob("metrics.jsonl")
@@ -112,10 +116,19 @@ def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> No
     assert all(map(math.isfinite, losses))
     assert losses[-1] < losses[0]
     model = diffexp.load(f"latest:{recipe}")
-    labels = torch.zeros(4, dtype=torch.int64) if model.num_classes else None
+    given = _given(model)
     assert model.samplers
     for name, sampler in model.samplers.items():
-        images = model.sample(4, sampler.nearest_nfe(4), name, labels=labels)
+        images = model.sample(4, sampler.nearest_nfe(4), name, **given)
         assert tuple(images.shape) == (4, *model.shape), name
         assert bool(images.isfinite().all()), name
         assert float(images.std(0).min()) > 0.0, name  # four images, not four times the same
+
+
+def _given(model: diffexp.Model) -> dict[str, torch.Tensor]:
+    """What four images of a model are made from."""
+    given = {"labels": torch.zeros(4, dtype=torch.int64)} if model.num_classes else {}
+    if model.denoiser.process.endpoint:
+        given["endpoints"] = random.normal(0, "test/sources", range(4), model.shape).tanh().float()
+        given["masks"] = torch.ones(4, 1, *model.shape[1:])
+    return given

@@ -47,7 +47,7 @@ PLACES = sorted({*GRIDS, *PROCESSES})
 WHOLE = {("vp", "uniform"), ("vp", "explicit"), ("ddpm", "stride"), *HOMES.values()}
 FEW = (1, 2, 3, 10, 11, 49, 50)
 FIXED = [
-    name for name in LAYOUT.choices["sampler"] if name not in {"rk45", "consistency"}
+    name for name in LAYOUT.choices["sampler"] if name not in {"rk45", "consistency", "estimate"}
 ]  # they have tests of their own
 # What a sampler cannot do on a process at all, whatever the budget.
 REFUSED = {("sscs", name): f"sscs splits around a law that the process keeps, and {name} has" for name in RESTLESS} | {

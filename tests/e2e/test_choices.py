@@ -34,6 +34,25 @@ ARMS = ("ddim", "ddpm", "heun")
 LANGEVIN = "of a Langevin process needs a velocity, unlike vp: use eps"
 TABLE = "prediction.time=999t: process {} counts its times: use index"
 
+JUMPS = ["prediction=consistency", "prediction@prediction.head=eps", "prediction.t_min=0.01", "objective=distilled"]
+JUMPS += ["sampler=consistency", "grid.t_end=0.01", "evaluation.nfe=[2]"]
+STUDENT = "trains no eps but a consistency function: add prediction=consistency"
+
+BRIDGE = {
+    "process": "bridge_vp", "prediction": "ddbm", "dataset": "digits_paired", "sampler": "dbim",
+    "evaluation.only": "dbim", "evaluation.nfe": "[5]", "grid": "bridge", "grid.t_end": "null",
+}  # fmt: skip
+UNSHOWN = "prediction=eps: its network is not shown the end point of process {}"
+NO_BRIDGE = "prediction={} needs a bridge, and vp is none"
+BRIDGES = ("bridge_vp", "bridge_ve", "brownian", "i2sb", "i2sb_discrete")
+
+
+def on_a_bridge(choice: str, **changes: str) -> list[str]:
+    """The words that make a bridge of the recipe, but for the group of the choice itself; `only` names its sampler."""
+    words = {**BRIDGE, **{key.replace("only", "evaluation.only"): value for key, value in changes.items()}}
+    return [f"{key}={value}" for key, value in words.items() if key != choice.partition("=")[0]]
+
+
 # What a choice cannot do alone with this recipe, and the words with which it can.
 NEEDS: dict[str, tuple[str, list[str]]] = {
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
@@ -42,6 +61,22 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     "grid=stride": (
         "process vp has no table: use process=ddpm or grid=uniform",
         ["process=ddpm", "prediction.time=index", "grid.t_end=null"],
+    ),
+    **{f"distillation={name}": (STUDENT, JUMPS) for name in ("cbd", "cbt")},
+    **{
+        f"{group}={choice}": (f"Could not override '{group}'", ["distillation=cbt", *JUMPS])
+        for group in ("distillation/schedule", "distillation/metric")
+        for choice in LAYOUT.choices[group]
+    },
+    "objective=distilled": ("the loss comes from a distillation", ["distillation=cbt", *JUMPS]),
+    "prediction=consistency": ("prediction=ddbm needs a bridge", ["distillation=cbt", *JUMPS]),
+    "prediction=consistency_i2sb": (
+        "prediction=i2sb needs a bridge",
+        ["distillation=cbt", *JUMPS[1:]],
+    ),
+    "prediction=consistency_edm": (
+        "the loss comes from a distillation",
+        ["distillation=cbt", *JUMPS[3:]],
     ),
     "objective/times=discrete": ("process vp has no table: give a number", ["objective.times.num_times=4"]),
     "prediction=eps_cld": (LANGEVIN, ["process=cld"]),
@@ -52,8 +87,20 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     "process=ddpm": (TABLE.format("ddpm"), ["prediction.time=index"]),
     "process=iddpm": (TABLE.format("iddpm"), ["prediction.time=index"]),
     **{f"sampler={name}": BUDGETLESS for name in LAYOUT.choices["sampler"] if name not in ARMS},
+    "sampler=consistency": (BUDGETLESS[0], ["distillation=cbt", *JUMPS]),
     "sampler=rk4": (BUDGETLESS[0], ["evaluation.nfe=[4,8]"]),
+    "grid=bridge": ("grid bridge is for bridges, and process vp is none", on_a_bridge("grid=bridge")),
+    "grid=bridge_karras": (
+        "grid bridge_karras is for bridges, and process vp is none",
+        on_a_bridge("grid=bridge_karras", sampler="ddbm_heun", only="ddbm_heun"),
+    ),
+    **{f"prediction={name}": (NO_BRIDGE.format(name), on_a_bridge(f"prediction={name}")) for name in ("ddbm", "i2sb")},
+    **{f"process={name}": (UNSHOWN.format(name), on_a_bridge(f"process={name}")) for name in BRIDGES},
+    "sampler=dbim": (BUDGETLESS[0], on_a_bridge("sampler=dbim")),
+    "sampler=ddbm_heun": (BUDGETLESS[0], on_a_bridge("sampler=ddbm_heun", only="ddbm_heun", grid="bridge_karras")),
 }
+
+LACKING = {"distillation/metric=lpips": "no VGG-16 weights at"}  # files that tests do not have
 
 
 def works(*words: str) -> None:
@@ -88,7 +135,8 @@ def take_step(parts: Parts, network: torch.nn.Module, average: EMA) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder with some pictures."""
+    """A folder with some pictures, and nothing that torch has downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "pictures").mkdir()
     for place in range(8):
         Image.new("RGB", (8, 8), (30 * place, 0, 0)).save(tmp_path / "pictures" / f"{place}.png")
@@ -107,6 +155,10 @@ def test_a_choice_works_or_says_what_it_needs(group: str, choice: str) -> None:
     with pytest.raises(ConfigError) as refused:
         works(*SMALL, word)
     assert reason in str(refused.value)
+    if word in LACKING:
+        with pytest.raises(ConfigError, match=LACKING[word]):
+            works(*SMALL, word, *fix)
+        return None
     return works(*SMALL, word, *fix)
 
 

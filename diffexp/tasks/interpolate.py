@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffexp.core.image import to_uint8
+from diffexp.dataset.split import conditions_of
 from diffexp.evaluation.grid import draw_grid
 from diffexp.evaluation.interpolation import Interpolation, strips
 from diffexp.evaluation.settings import file_stems
@@ -28,9 +29,9 @@ def main(config: Config) -> None:
     settings: Interpolation = make(config, "interpolation")
     restored = open_checkpoint_or_oracle(config, parts)
     plan = plan_evaluation(config, parts, restored)
-    conditioner, (first, second) = conditioner_of(parts), settings.seeds
-    if restored is None or conditioner is not None:
+    if restored is None or "endpoint" in conditions_of(parts.dataset):
         parts.dataset.prepare()
+    conditioner, (first, second) = conditioner_of(parts, plan.settings), settings.seeds
     with open_folder(config, restored) as folder, StopRequest() as stop:
         target = folder.path / "samples"
         target.mkdir(exist_ok=True)

@@ -159,7 +159,9 @@ def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make, 
     """
     only, nodes = node.get("only"), dict(node.get("arms") or {})
     if only is not None:
-        nodes = {only: _alone(only, nodes, sampler)}
+        alone = _alone(only, nodes, sampler)
+        own = alone.get("nfe")
+        nodes = {only: {**alone, "nfe": own.get(scale)} if isinstance(own, Mapping) else alone}
     if not nodes:
         nodes = {sampler["name"]: dict(sampler)}
     if node.get("nfe") is None or only is None:

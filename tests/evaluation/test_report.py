@@ -53,7 +53,8 @@ def test_report_holds_every_mean_the_protocol_and_the_source(folder, found):
         assert spell_spread(summary) in text
         assert f"{summary.minimum:.2f}" in text or f"{summary.minimum:.1f}" in text
     for needed in (
-        "# toy_recipe", "2206.05564", f"Protocol `{found.protocols[0].hash}`", found.protocols[0].reference, "step_7@ema_0.9",
+        "# toy_recipe", "2206.05564", f"Protocol `{found.protocols[0].hash}`", found.protocols[0].reference,
+        "step_7@ema_0.9",
         "abc1234", "| real", "python -m diffexp experiment=toy_recipe scale=quick seed=4", ">100",
     ):  # fmt: skip
         assert needed in text

@@ -83,11 +83,16 @@ def test_budgets_of_a_scale(make):
     assert _plan(build_arms({**node, "nfe_max": 50}, DDIM, make, "quick")) == {"ddim": [10, 100], "ddpm": [5]}
     assert _plan(build_arms({**node, "nfe": [3]}, DDIM, make, "quick")) == {"ddim": [3], "ddpm": [3]}
     assert _plan(build_arms({**node, "only": "heun", "nfe": [3]}, DDIM, make, "quick")) == {"heun": [3]}
+    assert _plan(build_arms({**node, "only": "ddim"}, DDIM, make, "quick")) == {"ddim": [10, 100]}
+    with pytest.raises(ConfigError, match=r"evaluation\.arms\.heun: no budgets; add e\.g\. evaluation\.nfe="):
+        build_arms({**node, "only": "heun"}, DDIM, make, "quick")
 
 
 def test_adaptive_samplers_have_no_budget(make):
-    for arms in ({"rk45": RK45}, {"rk45": {**RK45, "nfe": {"quick": None}}}):
-        (arm,) = build_arms({**NODE, "arms": arms}, DDIM, make, "quick")
+    named = {"rk45": {**RK45, "nfe": {"quick": None}}}
+    elsewhere = {"rk45": {**RK45, "nfe": {"paper": None}}}
+    for arms, only in (({"rk45": RK45}, None), (named, None), (elsewhere, "rk45")):
+        (arm,) = build_arms({**NODE, "arms": arms, "only": only}, DDIM, make, "quick")
         assert arm.nfe == (None,)
         assert arm.feasible("exact") == arm.feasible("below") == [None]
     both = {"ddim": {**DDIM, "nfe": [5]}, "rk45": RK45}

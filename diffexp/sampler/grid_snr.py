@@ -24,6 +24,8 @@ class LogSNR(Grid):
 
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
         first, last = process.log_snr(torch.tensor([start, end], dtype=torch.float64)).tolist()
+        if not math.isfinite(first):
+            raise _no_level(self.name, process)
         if not math.isfinite(last):
             fix = process.t_data + (1.0 if process.num_steps else 1e-3 * (process.t_max - process.t_data))
             raise ConfigError(
@@ -86,6 +88,8 @@ class Karras(Grid):
 
     def _largest(self, process: Process, start: float) -> float:
         own = _relative_noise(process, start)
+        if self.sigma_max is None and not math.isfinite(own):
+            raise _no_level(self.name, process)
         if self.sigma_max is None and not self.sigma_min < own:
             raise ConfigError(f"grid.sigma_min={self.sigma_min:g}: process {process.name} has less than {own:.6g}")
         if self.sigma_max is not None and self.sigma_max > own * (1.0 + _ROUNDING):
@@ -96,3 +100,8 @@ class Karras(Grid):
 def _relative_noise(process: Process, t: float) -> float:
     """sigma_t / alpha_t."""
     return math.exp(-0.5 * float(process.log_snr(torch.tensor(t, dtype=torch.float64))))
+
+
+def _no_level(grid: str, process: Process) -> ConfigError:
+    """At a bridge's end point there is no signal of the data, and no noise either."""
+    return ConfigError(f"grid {grid}: process {process.name} has no noise level at its end point: use grid=bridge")

@@ -21,6 +21,7 @@ from diffexp.sampler.dbim import DBIM, _extrapolation
 from diffexp.sampler.ddbm_heun import DDBMHeun
 from diffexp.sampler.grid import Uniform
 from diffexp.sampler.grid_bridge import BridgeKarras, Leaving
+from diffexp.sampler.grid_snr import Karras, LogSNR
 from diffexp.sampler.linear import DDIM
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise

@@ -181,6 +181,8 @@ def test_times_of_the_bridge_grids():
         (lambda: DDBMHeun(1.0), r"sampler\.stepper\.churn=1.0: must lie in"),
         (lambda: Leaving(0.0), r"grid\.gamma=0.0: must be > 0"),
         (lambda: BridgeKarras(0.0), r"grid\.rho=0.0: must be > 0"),
+        (lambda: LogSNR().times(BridgeVP(), 3), "grid log_snr: process bridge_vp has no noise level at its end point"),
+        (lambda: Karras().times(BridgeVE(), 3), "grid karras: process bridge_ve has no noise level at its end point"),
         (lambda: Leaving().times(VP(), 3), "grid bridge is for bridges, and process vp is none: use grid=uniform"),
         (lambda: Leaving(2.0).times(BridgeVP(), 3), r"grid\.gamma=2: leaves no time between 0.0001 and 1"),
         (lambda: BridgeKarras(t_end=0.1).times(BridgeVP(), 3), r"grid\.t_end=0.1: must be below 0.0001"),

@@ -81,14 +81,15 @@ def open_teacher(config: Config, parts: Parts, path: Path) -> Restored:
     teacher = restored.config
     expected = {key: config[key] for key in MODEL}
     expected["prediction"] = _node(config, parts.distillation.teacher_prediction)
-    found = difference(teacher, expected, MODEL)
+    classes = [{key: {"_target_": node[key]["_target_"]} for key in MODEL} for node in (teacher, expected)]
+    found = difference(*classes, MODEL) or difference(teacher, expected, MODEL)
     if found is not None:
         made_by = f"experiment={teacher.get('recipe')} scale={teacher.get('choices', {}).get('scale')}"
         raise CheckpointError(f"teacher={path}: was trained with {found} (it was made by {made_by})")
-    shape, classes = tuple(state["data"]["shape"]), state["data"]["num_classes"]
-    if (shape, classes) != (tuple(parts.data.shape), parts.data.num_classes):
+    shape, labels = tuple(state["data"]["shape"]), state["data"]["num_classes"]
+    if (shape, labels) != (tuple(parts.data.shape), parts.data.num_classes):
         raise CheckpointError(
-            f"teacher={path}: was trained on images {shape} of {classes} classes, these are {tuple(parts.data.shape)} "
+            f"teacher={path}: was trained on images {shape} of {labels} classes, these are {tuple(parts.data.shape)} "
             f"of {parts.data.num_classes}"
         )
     return restored

@@ -53,6 +53,16 @@ def on_a_bridge(choice: str, **changes: str) -> list[str]:
     return [f"{key}={value}" for key, value in words.items() if key != choice.partition("=")[0]]
 
 
+SOURCES = "takes no source images, which "
+CLASSES = {"adm_imagenet256", "small_inpainting"}  # networks that want classes
+PAIRS = {  # data sets of pairs, and what they need besides
+    "digits_paired": [], "digits_inpainting": ["network.class_conditional=true"], "edges2handbags": [], "diode": [],
+    "imagenet256_inpainting": ["network.class_conditional=true"],
+}  # fmt: skip
+FOLDERS = {"paired_folders": ["dataset.target=a", "dataset.source=b"], "side_by_side": ["dataset.path=a"]}
+OF_PAIRS = [name for name in LAYOUT.choices["evaluation"] if name.endswith(("_paired", "inpainting"))]
+OF_PAIRS += ["edges2handbags", "diode"]
+
 # What a choice cannot do alone with this recipe, and the words with which it can.
 NEEDS: dict[str, tuple[str, list[str]]] = {
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
@@ -96,6 +106,18 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     ),
     **{f"prediction={name}": (NO_BRIDGE.format(name), on_a_bridge(f"prediction={name}")) for name in ("ddbm", "i2sb")},
     **{f"process={name}": (UNSHOWN.format(name), on_a_bridge(f"process={name}")) for name in BRIDGES},
+    **{f"dataset={name}": (SOURCES, [*on_a_bridge(f"dataset={name}"), *more]) for name, more in PAIRS.items()},
+    **{
+        f"dataset={name}": (f"{more[0].split('=')[0]}: no value given", [*on_a_bridge(f"dataset={name}"), *more])
+        for name, more in FOLDERS.items()
+    },
+    **{f"evaluation={name}": ("holds no pairs", on_a_bridge(f"evaluation={name}")) for name in OF_PAIRS},
+    "family=paired": (SOURCES, on_a_bridge("family=paired")),
+    "family=inpainting": (SOURCES, on_a_bridge("family=inpainting", dataset="digits_inpainting")),
+    "sampler=estimate": (
+        BUDGETLESS[0],
+        ["grid=explicit", "grid.values=[1.0]", "evaluation.only=estimate", "evaluation.nfe=[1]"],
+    ),
     "sampler=dbim": (BUDGETLESS[0], on_a_bridge("sampler=dbim")),
     "sampler=ddbm_heun": (BUDGETLESS[0], on_a_bridge("sampler=ddbm_heun", only="ddbm_heun", grid="bridge_karras")),
 }
@@ -170,7 +192,8 @@ def test_the_recipe_itself_works() -> None:
 
 def full_size(word: str) -> None:
     """A network at its own size on the meta device; an oracle, which is as large as its data, on the digits."""
-    parts = build(compose(LAYOUT, *FULL, word, "dataset=cifar10"))
+    classes = ["dataset.labels=true"] if word.partition("=")[2] in CLASSES else []
+    parts = build(compose(LAYOUT, *FULL, word, "dataset=cifar10", *classes))
     if not parts.trainable:
         return works("experiment=gddim_vp", "scale=quick", word)
     denoiser = parts.meta_denoiser()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffexp.evaluation.settings import Arm, build_arms, short_names
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, make_node
+from diffexp.tasks.teacher import described
 
 
 def main(config: Config) -> None:
@@ -22,12 +23,14 @@ def _summary(config: Config, parts: Parts) -> list[str]:
     size = "x".join(str(side) for side in parts.data.shape)
     images = training.max_steps * training.batch_size
     classes = f"{parts.data.num_classes} classes" if parts.data.num_classes else "unconditional"
+    distilled = described(config, parts)
     return [
         f"recipe     {config['recipe']} at scale {choices['scale']}",
         f"paper      {paper['title']} (arXiv {paper['arxiv']})" if paper else "paper      none",
         f"process    {choices['process']}, prediction {choices['prediction']}",
         f"network    {choices['network']}, {_size(parts)}",
         f"data       {parts.dataset.name}, {size}, {classes}",
+        *([f"distilled  {distilled}"] if distilled else []),
         f"training   {training.max_steps:,} steps of {training.batch_size} images: {images:,} images",
         f"optimizer  lr {parts.optimizer.lr:g}, EMA {', '.join(parts.ema.profiles)}",
         "samplers   NFE (steps): first times ... last time",
@@ -49,6 +52,8 @@ def _plans(arm: Arm, name: str, parts: Parts, config: Config) -> list[str]:
         times = sampler.times(parts.process, nfe).tolist()
         sampler.plan(parts.process, nfe)
         first = " ".join(f"{time:.4f}" for time in times[:3])
-        cost = "adaptive" if nfe is None else nfe
-        lines.append(f"  {name} {cost:>4} ({len(times) - 1:>3}): {first} ... {times[-1]:.4g}")
+        if nfe is None:
+            lines.append(f"  {name} adaptive: {times[0]:.4g} ... {times[-1]:.4g}")
+            continue
+        lines.append(f"  {name} {nfe:>4} ({len(times) - 1:>3}): {first} ... {times[-1]:.4g}")
     return lines

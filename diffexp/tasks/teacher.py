@@ -58,6 +58,25 @@ def with_teacher(config: Config, parts: Parts) -> tuple[Config, Parts]:
     return found, replace(parts, teacher=network)
 
 
+def described(config: Config, parts: Parts) -> str | None:
+    """What a distillation does with which teacher, for a person; a teacher that is named is read and compared.
+
+    Errors as for `with_teacher`, but that one which is missing is only said to be needed. None without a distillation.
+    """
+    method, spec = parts.distillation, config.get("teacher")
+    if method is None:
+        return None
+    name = type(method).__name__
+    if not method.needs_teacher:
+        return f"{name}, without a teacher"
+    uses = [use for use, true in {"starts from": method.initialise, "asks": method.asks_teacher}.items() if true]
+    if spec is None:
+        return f"{name}, {' and '.join(uses)} the network that teacher= names"
+    path = find_run(str(spec), config["runs"], "teacher")[1]
+    step = open_teacher(config, parts, path).step
+    return f"{name}, {' and '.join(uses)} {path} (step {step:,})"
+
+
 def _find(config: Config) -> Path:
     """The checkpoint of the teacher."""
     spec, runs = config.get("teacher"), config["runs"]

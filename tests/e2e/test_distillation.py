@@ -119,6 +119,20 @@ def test_a_resumed_student_is_the_undisturbed_one(
     assert ("distillation" in load(whole)) == bool(extra)
 
 
+@pytest.mark.slow
+def test_two_ranks_train_the_same_student(runs: Path, tmp_path: Path, command: Command) -> None:
+    """Each of them has the teacher; together they take the steps of one, to rounding."""
+    mine = copied(runs, tmp_path)
+    words = ["teacher=latest:ddbm_e2h", "trainer.accelerator=cpu", "task=train", "distillation=cbd"]
+    for devices in (1, 2):
+        answer = command(*STUDENT, f"runs={mine}", *words, f"trainer.devices={devices}")
+        assert answer.code == 0, answer.err
+    students = [folder for folder in (mine / "cdbm_e2h").iterdir() if not (runs / "cdbm_e2h" / folder.name).exists()]
+    first, second = (network(last(folder)) for folder in students)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=2e-3, msg=name)
+
+
 def test_sampling_needs_no_teacher(runs: Path, tmp_path: Path, command: Command) -> None:
     """Loading, evaluating, sampling and strips of pictures, when the teacher is gone."""
     mine = copied(runs, tmp_path)

@@ -116,6 +116,8 @@ def _refuse_no_choice(item: Override, layout: Layout) -> None:
     key, value = item.key_or_group, item.value()
     if key not in layout.choices or item.is_delete() or item.is_sweep_override():
         return
+    if key == "tuning" and str(value) not in layout.choices[key]:  # Hydra passes over it: the group is optional
+        raise ConfigError(f"{item.input_line}: there is no such tuning; {nearest(str(value), layout.choices[key])}")
     if not isinstance(value, (str, list, QuotedString)):
         raise ConfigError(f"{item.input_line}: a choice is needed; {nearest(str(value), layout.choices[key])}")
 

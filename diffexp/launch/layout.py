@@ -22,7 +22,7 @@ from diffexp.launch.text import one_line
 
 PRIMARY = "config"
 # groups that only steer the composition: their files are global, so they leave no node of their own
-GLOBAL_GROUPS = ("experiment", "scale")
+GLOBAL_GROUPS = ("experiment", "scale", "tuning")
 
 
 @dataclass(frozen=True)

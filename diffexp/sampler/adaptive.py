@@ -54,6 +54,7 @@ class DormandPrince:
 
     Attributes:
         needs: the quantities of a prediction that it reads.
+        endpoint: False, it is not for bridges: their flow begins with an evaluation at the end point itself.
 
     Raises:
         ConfigError: for a tolerance that is not positive.
@@ -87,15 +88,21 @@ class Adaptive(Sampler):
         stepper: the tolerances.
         grid: where the flow ends, and how.
         clip: see `Sampler`; it makes the flow less smooth, and steps shorter.
-        guidance: see `Sampler`.
+        guidance, mask: see `Sampler`; only bridges have masks, for which it is not made.
     """
 
     budgeted = False
 
     def __init__(
-        self, name: str, stepper: DormandPrince, grid: Ends, clip: bool = False, guidance: float | None = None
+        self,
+        name: str,
+        stepper: DormandPrince,
+        grid: Ends,
+        clip: bool = False,
+        guidance: float | None = None,
+        mask: bool = False,
     ) -> None:
-        super().__init__(name, stepper, grid, clip, guidance)  # type: ignore[arg-type] # its parts of a stepper suffice
+        super().__init__(name, stepper, grid, clip, guidance, mask)  # type: ignore[arg-type] # its part of a stepper
 
     def steps(self, nfe: int | None) -> int:
         """One, for the whole flow; ConfigError for a budget."""
@@ -133,6 +140,7 @@ class Adaptive(Sampler):
             SamplingError: when a flow is not finite, or needs too many evaluations or too short steps.
         """
         self.check(denoiser.gives)
+        self.check_conditions(denoiser.process, conditions.given)
         process, before = denoiser.process, denoiser.evaluations
         first, end = self.times(process, nfe).tolist()
         start, asked = noise.initial(), self._wrap(denoiser)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from diffexp.core.errors import ConfigError
 from diffexp.launch.command import normalise
 from diffexp.launch.compose import compose_jobs, config_hash, expand
 from diffexp.launch.layout import GLOBAL_GROUPS, read_layout, read_yaml
@@ -184,3 +185,21 @@ def test_the_start_costs_a_third_of_importing_lightning(tmp_path: Path) -> None:
         if turn > 0 and max(ratios.values()) <= 0.35:
             break
     assert max(ratios.values()) <= 0.35, ratios
+
+
+def test_a_recipe_says_what_it_needs_besides_at_a_scale() -> None:
+    """The file tuning/<recipe>_<scale> counts where there is one, in any order of the words, and can be left out."""
+
+    def told(*words: str) -> tuple[object, object]:
+        (job,) = compose_jobs([[*words]], LAYOUT)
+        return job.config["prediction"]["mixed"], job.config["evaluation"]["n"]
+
+    assert told("experiment=gddim_bdm", "scale=quick") == told("scale=quick", "experiment=gddim_bdm") == (True, 512)
+    assert told("experiment=gddim_bdm") == (False, 50000)
+    assert told("experiment=gddim_cld", "scale=quick") == ("normal", 512)
+    assert told("experiment=gddim_cld", "scale=quick", "tuning=none") == (None, 768)
+    assert told("experiment=gddim_vp", "scale=quick") == (False, 768)
+    (job,) = compose_jobs([["experiment=gddim_bdm", "scale=quick", "tuning=none", "prediction=v"]], LAYOUT)
+    assert job.config["prediction"]["_target_"] == "diffexp.prediction.head.V"
+    with pytest.raises(ConfigError, match="tuning=gddim_bdm_quik: there is no such tuning; did you mean 'gddim_bdm_qu"):
+        expand(["experiment=gddim_bdm", "tuning=gddim_bdm_quik"], LAYOUT)

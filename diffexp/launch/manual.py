@@ -23,6 +23,7 @@ _KEYS = {
     "seed=0": "initialisation, data order, noise and times all follow from it",
     "ckpt=...": "a checkpoint, a run folder, or latest:<recipe>; recipe and scale need not be named: they are those "
     "of its run folder (other words of that command have to be repeated)",
+    "teacher=...": "whose weights a distillation learns from: a checkpoint, a run folder, or latest:<recipe>",
     "sampler=...": "this sampler alone, in place of the recipe's; sampler.<key>=... (e.g. sampler.clip=true) does the "
     "same with the present one",
     "plugins=[mylab]": "importable packages of your own that a configuration may build from; what their folder conf/ "

@@ -61,7 +61,8 @@ class JobRecord:
     process: Mapping[str, Any] | None = None
 
 
-WRITING = ("run", "train", "evaluate", "sample", "interpolate")  # tasks that leave something: sweeps of others have no folder
+WRITING = ("run", "train", "evaluate", "sample", "interpolate")
+"""Tasks that leave something: sweeps of others have no folder."""
 
 
 def _as_written(word: str) -> str:

@@ -36,7 +36,7 @@ RESERVED = {
     "lightning_utilities", "pytorch_lightning", "torchmetrics", "hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml",
     "numpy", "scipy", "sklearn", "pandas", "matplotlib", "pylab", "mpl_toolkits", "PIL", "safetensors", "tqdm", "wandb",
     "wandb_gql", "wandb_graphql", "tensorboard", "pip", "setuptools", "pkg_resources", "pytest", "hatchling", "ruff",
-    "diffusers",
+    "diffusers", "xdist",
 }  # fmt: skip
 
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())

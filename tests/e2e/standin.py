@@ -82,12 +82,12 @@ def loss_of(parts: Parts, denoiser: Denoiser, n: int, device: str = "cpu") -> Te
 
 
 def sample(parts: Parts, denoiser: Denoiser, sampler: Sampler, nfe: int, n: int, device: str = "cpu") -> Tensor:
-    """n images with the feasible budget nearest to `nfe`, counted; they have the data's shape and are finite."""
+    """n images with the feasible budget nearest to `nfe`, or without one, counted; they have the data's shape, finite."""
     shape, before = parts.process.state_shape(parts.data.shape), denoiser.evaluations
     batch = Batches(parts, n, device).batch()
     conditions = Conditions(batch.get("label"), batch.get("endpoint"), None, batch.get("mask"))
     noise = KeyedNoise(0, range(n), shape, device=device)
-    found = sampler.sample(denoiser, noise, sampler.nearest_nfe(nfe), conditions)
+    found = sampler.sample(denoiser, noise, sampler.nearest_nfe(nfe) if sampler.budgeted else None, conditions)
     assert denoiser.evaluations - before == found.nfe * n
     assert tuple(found.images.shape) == (n, *parts.data.shape)
     assert device == "meta" or bool(found.images.isfinite().all())

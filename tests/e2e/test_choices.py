@@ -96,7 +96,7 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     ),
     "process=ddpm": (TABLE.format("ddpm"), ["prediction.time=index"]),
     "process=iddpm": (TABLE.format("iddpm"), ["prediction.time=index"]),
-    **{f"sampler={name}": BUDGETLESS for name in LAYOUT.choices["sampler"] if name not in ARMS},
+    **{f"sampler={name}": BUDGETLESS for name in LAYOUT.choices["sampler"] if name not in (*ARMS, "rk45")},
     "sampler=consistency": (BUDGETLESS[0], ["distillation=cbt", *JUMPS]),
     "sampler=rk4": (BUDGETLESS[0], ["evaluation.nfe=[4,8]"]),
     "grid=bridge": ("grid bridge is for bridges, and process vp is none", on_a_bridge("grid=bridge")),

@@ -82,7 +82,7 @@ def loss_of(parts: Parts, denoiser: Denoiser, n: int, device: str = "cpu") -> Te
 
 
 def sample(parts: Parts, denoiser: Denoiser, sampler: Sampler, nfe: int, n: int, device: str = "cpu") -> Tensor:
-    """n images with the feasible budget nearest to `nfe`, if any, counted; they have the data's shape and are finite."""
+    """n images with the feasible budget nearest to `nfe`, if any: counted, of the data's shape, finite."""
     shape, before = parts.process.state_shape(parts.data.shape), denoiser.evaluations
     batch = Batches(parts, n, device).batch()
     conditions = Conditions(batch.get("label"), batch.get("endpoint"), None, batch.get("mask"))

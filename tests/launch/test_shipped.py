@@ -67,14 +67,14 @@ def _rounds() -> list[dict[str, str]]:
 
 
 def _with(groups: list[str]) -> dict[str, str]:
-    """The first choice of the outer group that has these inner ones, unless its default has them."""
+    """The choice of the outer group that has these inner ones: its default, or the first that does."""
     outer, names = groups[0].rpartition("/")[0], [group.rpartition("/")[2] for group in groups]
 
     def has(choice: str) -> bool:
         listed = read_yaml(LAYOUT.folder / outer / f"{choice}.yaml").get("defaults", [])
         return all(any(name in entry for entry in listed) for name in names)
 
-    return {} if has(LAYOUT.defaults[outer]) else {outer: next(filter(has, LAYOUT.choices[outer]))}
+    return {outer: next(filter(has, (LAYOUT.defaults[outer], *LAYOUT.choices[outer])))}
 
 
 def _given(group: str, choice: str) -> list[str]:

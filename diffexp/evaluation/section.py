@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffexp.evaluation.comparison import speedups, verdicts
 from diffexp.evaluation.markdown import table, text_table
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.protocol import Protocol, Provenance
@@ -55,6 +56,7 @@ def measured(
         parts.append(f"![{what} versus NFE]({images[0]})\n\n{links}")
     if arms:
         parts += [matrix] if matrix else [_matrix(arms), _details(arms)]
+        parts += [part for part in (verdicts(arms), speedups(arms)) if part]
     if controls:
         parts += ["### Controls", _controls(protocol, controls)]
     parts += [f"### Protocol `{protocol.hash}`", _protocol(protocol)]

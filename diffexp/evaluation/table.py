@@ -31,6 +31,7 @@ class Summary:
             nothing of how far another set would be.
         tag: what tells its run from the others in the table.
         metric: what was measured.
+        seeds: the seeds of the values.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Summary:
     independent: bool = True
     tag: str = ""
     metric: str = ""
+    seeds: tuple[int, ...] = ()
 
     @property
     def meaning(self) -> Meaning:
@@ -132,7 +134,8 @@ def _summary(label: str, rows: Sequence[Row], tag: str) -> Summary:
     values, seconds = tuple(row.value for row in rows), _mean_seconds(rows)
     counts = [row.nfe or 0 for row in rows]
     nfe = counts[0] if len(set(counts)) == 1 else round(statistics.fmean(counts), 1)
-    return Summary(label, rows[0].sampler, rows[0].grid, nfe, values, seconds, tag=tag, metric=rows[0].metric)
+    metric, seeds = rows[0].metric, tuple(row.seed for row in rows)
+    return Summary(label, rows[0].sampler, rows[0].grid, nfe, values, seconds, tag=tag, metric=metric, seeds=seeds)
 
 
 def summarise_controls(rows: Iterable[Row]) -> list[Summary]:

@@ -1,0 +1,88 @@
+"""Which of two arms is better, said only where paired seeds tell: better, worse or undecided.
+
+All arms of an evaluation start from the same noise for each seed, so that the difference of two arms is taken seed by
+seed; Student's t gives a 95 % interval for its mean. With three seeds the interval is wide (4.3 standard errors), which
+is the honest answer to three numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffexp.evaluation.table import Summary
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One arm against another.
+
+    Attributes:
+        difference: mean over the common seeds of the first arm's value minus the second's.
+        half: half the width of the 95 % interval around it; infinite for fewer than two common seeds.
+        word: of the first arm, "better", "worse" or "undecided".
+    """
+
+    difference: float
+    half: float
+    word: str
+
+
+def compare(first: Summary, second: Summary) -> Verdict:
+    """The first arm against the second, on the seeds that both have; both of one metric.
+
+    Raises:
+        ValueError: for arms without a common seed.
+    """
+    known = dict(zip(second.seeds, second.values, strict=True))
+    pairs = [(value, known[seed]) for seed, value in zip(first.seeds, first.values, strict=True) if seed in known]
+    if not pairs:
+        raise ValueError("two arms without a common seed cannot be compared")
+    differences = [one - other for one, other in pairs]
+    mean, half = statistics.fmean(differences), _half_width(differences)
+    if abs(mean) <= half:
+        return Verdict(mean, half, "undecided")
+    return Verdict(mean, half, "better" if (mean > 0.0) == first.meaning.higher else "worse")
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Half the width of the t interval of a mean."""
+    if len(values) < 2:
+        return math.inf
+    from scipy.special import stdtrit
+
+    quantile = float(stdtrit(len(values) - 1, 0.5 + 0.5 * LEVEL))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How many evaluations a slower arm needs for what a faster one has.
+
+    Attributes:
+        nfe: the smallest measured budget at which the slower arm's mean is as good; None where none is.
+        largest: the slower arm's largest measured budget.
+        first: whether `nfe` is its smallest measured budget, so that fewer might do.
+        decided: whether its next smaller budget is worse than the faster arm beyond the interval, or, where no budget
+            is as good, its largest one is.
+    """
+
+    nfe: float | None
+    largest: float
+    first: bool
+    decided: bool
+
+
+def reach(fast: Summary, slow: Sequence[Summary]) -> Reach:
+    """What the arm `slow`, one summary for each budget, needs to be as good as `fast`."""
+    budgets = sorted(slow, key=lambda arm: arm.nfe or 0)
+    sign = -1.0 if fast.meaning.higher else 1.0
+    place = next((k for k, arm in enumerate(budgets) if sign * arm.mean <= sign * fast.mean), len(budgets))
+    largest = budgets[-1].nfe or 0
+    before = budgets[place - 1] if place > 0 else None
+    decided = before is not None and compare(fast, before).word == "better"
+    return Reach(budgets[place].nfe if place < len(budgets) else None, largest, place == 0, decided)

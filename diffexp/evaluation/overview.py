@@ -184,7 +184,8 @@ def _section(folder: Path, protocol: Protocol, groups: Sequence[_Group], used: S
     if arms:
         title = " · ".join(dict.fromkeys(row.experiment for row in _rows(groups, protocol.hash)))
         images = [file.name for file in draw_distance(arms, controls, protocol, folder / stem, title)]
-    return section.measured(protocol, arms, controls, images, others, _matrix(arms, groups))
+    one_seed = len({group.settings.get("seed") for group, (_, rows) in zip(groups, tagged, strict=True) if rows}) == 1
+    return section.measured(protocol, arms, controls, images, others, _matrix(arms, groups), compares=one_seed)
 
 
 def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> str:

@@ -44,8 +44,14 @@ def measured(
     images: Sequence[str],
     others: Sequence[Protocol],
     matrix: str = "",
+    compares: bool = True,
 ) -> str:
-    """Summary, plot and tables of one protocol; `matrix` is a table that takes the place of the usual ones."""
+    """Summary, plot and tables of one protocol.
+
+    Args:
+        matrix: a table that takes the place of the usual ones.
+        compares: whether to say which arm is better; trainings of several seeds are no arms to choose from.
+    """
     parts = [f"## {protocol.metric}, n = {protocol.n:,}", _lead(protocol, arms, controls)]
     for other in others:
         difference = "; ".join(protocol.difference(other))
@@ -56,7 +62,7 @@ def measured(
         parts.append(f"![{what} versus NFE]({images[0]})\n\n{links}")
     if arms:
         parts += [matrix] if matrix else [_matrix(arms), _details(arms)]
-        parts += [part for part in (verdicts(arms), speedups(arms)) if part]
+        parts += [part for part in (verdicts(arms), speedups(arms)) if part and compares]
     if controls:
         parts += ["### Controls", _controls(protocol, controls)]
     parts += [f"### Protocol `{protocol.hash}`", _protocol(protocol)]

@@ -190,9 +190,11 @@ def test_jobs_that_share_a_folder_are_one_run(command: Command, again):
     assert command(*sweep).code == 0
     folder = sweeps(again)[-1]
     text = (folder / "report.md").read_text()
-    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith(("| heun", "| ddim"))] == [
+    table = text.partition("### Verdicts")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith(("| heun", "| ddim"))] == [
         "ddim", "heun",
     ]  # fmt: skip
+    assert re.search(r"\n\| 5 \| \w+ \| \w+ \| [\d.]+ \| .* to .* \| (worse|undecided) \|\n", text)
     with open(folder / "results.csv", newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["sampler"] == "heun"]
     assert [(row["run"], row["nfe"]) for row in rows] == [("0 1", "3")] * 2 + [("0 1", "5")] * 2

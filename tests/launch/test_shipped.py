@@ -194,7 +194,7 @@ def test_a_recipe_says_what_it_needs_besides_at_a_scale() -> None:
         (job,) = compose_jobs([[*words]], LAYOUT)
         return job.config["prediction"]["mixed"], job.config["evaluation"]["n"]
 
-    assert told("experiment=gddim_bdm", "scale=quick") == told("scale=quick", "experiment=gddim_bdm") == (True, 512)
+    assert told("experiment=gddim_bdm", "scale=quick") == told("scale=quick", "experiment=gddim_bdm") == (True, 400)
     assert told("experiment=gddim_bdm") == (False, 50000)
     assert told("experiment=gddim_cld", "scale=quick") == ("normal", 512)
     assert told("experiment=gddim_cld", "scale=quick", "tuning=none") == (None, 768)

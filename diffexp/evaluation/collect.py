@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from diffexp.launch.folder import CONFIG, STATUS, load_frozen, read_status
 from diffexp.launch.lock import is_held
 from diffexp.launch.sweep import JobRecord, read_sweep
 
+TARGET = "._target_"
+_FEW = 3
 # Keys that say nothing about a run, or are columns of its results.
 _SILENT = (
     "choices", "task", "runs", "ckpt", "sweep", "a", "b", "paper", "sampler", "grid", "evaluation", "logger", "plugins",
@@ -71,6 +74,21 @@ def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
     """The keys that are not the same everywhere, in the order of their first appearance."""
     keys = dict.fromkeys(key for entry in settings for key in entry)
     return [key for key in keys if len({entry.get(key) for entry in settings}) > 1]
+
+
+def telling(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
+    """As few of the keys as tell all settings apart, or all of them where there are few, or nothing less does.
+
+    Runs of several recipes differ in dozens of keys: the recipe comes first, then the classes that were chosen.
+    """
+    if len(keys) <= _FEW:
+        return list(keys)
+    order = sorted(keys, key=lambda key: (key != "recipe", not key.endswith(TARGET), key.count("."), len(key)))
+    for size in range(1, _FEW + 1):
+        for chosen in itertools.combinations(order, size):
+            if len({tuple(entry.get(key) for key in chosen) for entry in settings}) == len(settings):
+                return list(chosen)
+    return list(keys)
 
 
 def _of_job(job: JobRecord, sweep: Path) -> Run:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffexp.core.files import write_text_atomic
 from diffexp.evaluation import published, section
-from diffexp.evaluation.collect import Run, collect, command_line, varied
+from diffexp.evaluation.collect import TARGET, Run, collect, command_line, telling, varied
 from diffexp.evaluation.markdown import table, text_table
 from diffexp.evaluation.plot import draw_distance
 from diffexp.evaluation.protocol import Protocol
@@ -95,15 +95,23 @@ def _groups(runs: Sequence[Run]) -> list[_Group]:
     keys = varied(shared)
     plain = [key for key in keys if key.split(".")[0] not in _TOLD]
     for chosen in (plain, keys):
-        tagged = [_tagged(group, chosen) for group in groups]
+        tagged = [_tagged(group, telling(shared, chosen)) for group in groups]
         if _distinct(tagged):
             return tagged
     return [_tagged(group, [*keys, _NAME]) for group in groups]
 
 
 def _tagged(group: _Group, keys: Sequence[str]) -> _Group:
-    settings = {key: group.run.name if key == _NAME else group.settings.get(key, "–") for key in keys}
+    settings = {
+        key.removesuffix(TARGET): group.run.name if key == _NAME else _brief(key, group.settings.get(key, "–"))
+        for key in keys
+    }
     return replace(group, settings=settings, tag=", ".join(f"{key}={value}" for key, value in settings.items()))
+
+
+def _brief(key: str, value: str) -> str:
+    """A class by its own name; other values as they are."""
+    return value.rpartition(".")[2] if key.endswith(TARGET) else value
 
 
 def _distinct(groups: Sequence[_Group]) -> bool:

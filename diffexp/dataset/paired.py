@@ -5,6 +5,7 @@ Two folders with files of the same names, files with both pictures side by side,
 
 from __future__ import annotations
 
+import abc
 import hashlib
 from typing import Literal
 
@@ -19,7 +20,7 @@ from diffexp.dataset.listing import folder_of, list_pairs, list_splits
 from diffexp.dataset.split import Dataset, Indices, Pairs, Split, SplitName, pick_split
 
 
-class _Paired:
+class _Paired(abc.ABC):
     """What the splits of pairs share: labels, length and flips are those of the split `inner`."""
 
     def __init__(self, inner: Split, *content: str) -> None:
@@ -39,9 +40,9 @@ class _Paired:
         """Targets of the given indices: uint8 (B, C, H, W)."""
         return self.pairs(indices).image
 
+    @abc.abstractmethod
     def pairs(self, indices: Indices) -> Pairs:
         """The pairs of the given indices."""
-        raise NotImplementedError
 
 
 class TwoSplits(_Paired):

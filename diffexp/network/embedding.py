@@ -40,18 +40,13 @@ class PositionalFeatures(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class TimestepFeatures(nn.Module):
+class TimestepFeatures(PositionalFeatures):
     """cos(time f_k) | sin(time f_k), f_k = max_period^(-k / half), k = 0 .. half - 1, half = width // 2.
 
     Args:
         width: number of features; an odd one ends with a zero.
         max_period: the lowest frequency is a little above 1 / max_period (radians per unit of time).
     """
-
-    def __init__(self, width: int, max_period: float = 1e4) -> None:
-        super().__init__()
-        self.width = width
-        self.max_period = max_period
 
     def forward(self, time: Tensor) -> Tensor:
         """(B,) -> (B, width), in the dtype of `time`."""

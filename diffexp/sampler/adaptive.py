@@ -159,9 +159,10 @@ def _flow(denoiser: Denoiser, conditions: Conditions) -> Flow:
     process = denoiser.process
 
     def flow(u: Tensor, t: Tensor, images: Tensor) -> Tensor:
-        form = denoiser.form(process.marginal(t))
+        point = denoiser.at(t, u.dtype, u.device)
+        form = denoiser.form(point.marginal.exact)  # the law is the expensive part: it is not made twice
         slope = form.state(process.drift(t)) + form.score.after(-0.5 * process.diffusion(t).covariance())
-        parts = denoiser.parts(u, denoiser.at(t, u.dtype, u.device), conditions[images])
+        parts = denoiser.parts(u, point, conditions[images])
         return slope.cast(u.dtype, u.device)(parts)
 
     return flow

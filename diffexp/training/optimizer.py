@@ -16,13 +16,20 @@ from diffexp.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Descent(abc.ABC):
-    """What all optimisers share: linear warm-up, then a constant rate; clipping of the gradient's global norm.
+    """What all optimisers share: linear warm-up, then a constant or falling rate; clipping of the gradient's norm.
+
+    Step k (from 0) uses lr times (k + 1) / W during the warm-up of W steps, and afterwards times 1, or, with a decay of
+    T steps, times max((1 - (k - W) / T)^power, floor) (DDM's and ADM's trainers: power 0.96).
 
     Args:
         lr: learning rate after the warm-up, > 0.
         weight_decay: see each optimiser, >= 0.
-        warmup_steps: step k (from 0) uses lr min(1, (k + 1) / warmup_steps); 0 is no warm-up.
+        warmup_steps: W; 0 is no warm-up.
         clip_norm: largest global norm of the gradient; None does not clip.
+        decay_steps: T >= 1; None: the rate stays constant.
+        decay_power: > 0.
+        decay_floor: smallest part of lr, in [0, 1].
+        warmup_overshoot: step W still belongs to the warm-up, with lr (W + 1) / W (ADM's trainer).
 
     Raises:
         ConfigError: for a value out of range.
@@ -32,6 +39,10 @@ class Descent(abc.ABC):
     weight_decay: float = 0.0
     warmup_steps: int = 0
     clip_norm: float | None = 1.0
+    decay_steps: int | None = None
+    decay_power: float = 1.0
+    decay_floor: float = 0.0
+    warmup_overshoot: bool = False
 
     def __post_init__(self) -> None:
         if not self.lr > 0.0:
@@ -42,15 +53,32 @@ class Descent(abc.ABC):
             raise ConfigError(f"optimizer.warmup_steps={self.warmup_steps}: must be >= 0")
         if self.clip_norm is not None and not self.clip_norm > 0.0:
             raise ConfigError(f"optimizer.clip_norm={self.clip_norm}: must be > 0, or null for no clipping")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ConfigError(f"optimizer.decay_steps={self.decay_steps}: must be at least 1, or null for no decay")
+        if not self.decay_power > 0.0:
+            raise ConfigError(f"optimizer.decay_power={self.decay_power}: must be > 0")
+        if not 0.0 <= self.decay_floor <= 1.0:
+            raise ConfigError(f"optimizer.decay_floor={self.decay_floor}: a part of the learning rate, in [0, 1]")
+        if self.warmup_overshoot and not self.warmup_steps:
+            raise ConfigError("optimizer.warmup_overshoot=true: has no meaning without optimizer.warmup_steps")
+
+    def multiplier(self, step: int) -> float:
+        """The learning rate of optimiser step `step` >= 0, divided by `lr`."""
+        if step < self.warmup_steps + self.warmup_overshoot:
+            return (step + 1) / self.warmup_steps
+        if self.decay_steps is None:
+            return 1.0
+        left = max(1.0 - (step - self.warmup_steps) / self.decay_steps, 0.0)
+        return max(left**self.decay_power, self.decay_floor)
 
     def rate(self, step: int) -> float:
         """The learning rate of optimiser step `step` >= 0."""
-        return self.lr * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else self.lr
+        return self.lr * self.multiplier(step)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LambdaLR]:
         """The optimiser and its schedule, to be stepped once for each optimiser step."""
         optimizer = self._optimizer(parameters)
-        return optimizer, LambdaLR(optimizer, lambda step: self.rate(step) / self.lr)
+        return optimizer, LambdaLR(optimizer, lambda step: self.multiplier(step))  # a lambda is not saved
 
     @abc.abstractmethod
     def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -66,6 +94,7 @@ class Adam(Descent):
         weight_decay: decoupled, multiplied by the learning rate.
         warmup_steps: linear, see `Descent`.
         clip_norm: largest global norm of the gradient; None does not clip.
+        decay_steps, decay_power, decay_floor, warmup_overshoot: see `Descent`.
         betas: decay of the first and second moment, in [0, 1).
         eps: added to the root of the second moment, >= 0.
 
@@ -106,6 +135,7 @@ class SGD(Descent):
         weight_decay: times the parameters, added to the gradient g after clipping (not decoupled).
         warmup_steps: linear, see `Descent`.
         clip_norm: largest global norm of the gradient; None does not clip.
+        decay_steps, decay_power, decay_floor, warmup_overshoot: see `Descent`.
         momentum: in [0, 1).
         nesterov: step along g + momentum v; needs a momentum.
 

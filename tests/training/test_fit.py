@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -170,7 +171,18 @@ def test_learning_rate_warms_up_linearly():
 
 @pytest.mark.parametrize(
     "options",
-    [{"lr": 0.0}, {"betas": (0.9, 1.5)}, {"betas": (0.9,)}, {"eps": -1.0}, {"weight_decay": -0.1}, {"clip_norm": 0.0}],
+    [
+        {"lr": 0.0},
+        {"betas": (0.9, 1.5)},
+        {"betas": (0.9,)},
+        {"eps": -1.0},
+        {"weight_decay": -0.1},
+        {"clip_norm": 0.0},
+        {"decay_steps": 0},
+        {"decay_power": 0.0},
+        {"decay_floor": 1.5},
+        {"warmup_overshoot": True},
+    ],
 )
 def test_impossible_optimisers_are_refused(options):
     with pytest.raises(ConfigError, match="optimizer"):
@@ -199,3 +211,16 @@ def test_descent_follows_its_formula(nesterov):
         value -= settings.rate(step) * (gradient + 0.9 * speed if nesterov else speed)
         assert parameter.item() == pytest.approx(value, rel=1e-14)
     assert settings.rate(0) == 0.05
+
+
+def test_the_rate_falls_after_the_warm_up_down_to_its_floor():
+    settings = Adam(lr=2.0, warmup_steps=4, decay_steps=10, decay_power=2.0, decay_floor=0.1)
+    expected = [0.25, 0.5, 0.75, 1.0, *((1.0 - k / 10.0) ** 2 for k in range(7)), 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert [settings.rate(k) / 2.0 for k in range(16)] == pytest.approx(expected, rel=1e-14)
+    late = dataclasses.replace(settings, warmup_overshoot=True)
+    assert [late.multiplier(k) for k in range(3, 6)] == pytest.approx([1.0, 1.25, 0.81], rel=1e-14)
+    optimizer, schedule = settings.build([torch.nn.Parameter(torch.zeros(1))])
+    for k in range(12):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(settings.rate(k), rel=1e-14)
+        optimizer.step()
+        schedule.step()

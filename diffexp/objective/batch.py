@@ -31,6 +31,16 @@ def data_and_noise(process: Process, batch: Mapping[str, Tensor], seed: int) -> 
     return x0, to_device(random.normal(seed, "train/noise", position, x0.shape[1:]), x0.device, x0.dtype)
 
 
+def drawn_image(process: Process, batch: Mapping[str, Tensor], seed: int) -> Tensor | None:
+    """The second image of a process that draws one with its data, (B, C, H, W); None of others. See `data_and_noise`."""
+    position, image = batch["position"], batch["image"]
+
+    def normal() -> Tensor:
+        return to_device(random.normal(seed, "train/attenuation", position, image.shape[1:]), image.device, image.dtype)
+
+    return process.draw(normal)
+
+
 def conditions_of(batch: Mapping[str, Tensor], seed: int, label_dropout: float = 0.0) -> Conditions:
     """What the batch's images are shown with.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffexp.core.errors import ConfigError
 from diffexp.core.transfer import to_device
-from diffexp.objective.batch import conditions_of, data_and_noise
+from diffexp.objective.batch import conditions_of, data_and_noise, drawn_image
 from diffexp.objective.times import Times
 from diffexp.objective.weighting import Weighting
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
@@ -71,7 +71,8 @@ class Denoising:
         process = denoiser.process
         x0, noise = data_and_noise(process, batch, seed)
         t = self.times.draw(process, seed, batch["position"])
-        return self.losses(denoiser, x0, noise, t, conditions_of(batch, seed, self.label_dropout)).mean()
+        conditions, drawn = conditions_of(batch, seed, self.label_dropout), drawn_image(process, batch, seed)
+        return self.losses(denoiser, x0, noise, t, conditions, drawn).mean()
 
     def losses(
         self,
@@ -80,6 +81,7 @@ class Denoising:
         noise: Tensor,
         t: Tensor,
         conditions: Conditions = NO_CONDITIONS,
+        drawn: Tensor | None = None,
     ) -> Tensor:
         """The weighted loss of each image, (B,).
 
@@ -89,14 +91,16 @@ class Denoising:
             noise: unit noise e, (B, *).
             t: times, float64 (B,) on the CPU.
             conditions: of this batch.
+            drawn: the second image, (B, *), of a process that draws one.
         """
         process, head = denoiser.process, denoiser.head
         law = process.marginal(t).cast(x0.dtype, x0.device)
-        u = law.perturb(x0, noise, conditions.endpoint)
+        u = law.perturb(x0, noise, conditions.endpoint if drawn is None else drawn)
         scale = denoiser.input_scale(t)
         scale = None if scale is None else scale.cast(x0.dtype, x0.device)
         output = denoiser.output(u, told(denoiser.time_input(t), x0.dtype, x0.device), conditions, scale)
-        error = head.error(law, output, head.target(law, x0, noise, u)).square()
+        target = head.target(law, x0, noise, u) if drawn is None else head.target(law, x0, noise, u, drawn)
+        error = head.error(law, output, target).square()
         if self.masked:
             error = error * _mask(conditions)
         weight = to_device(self.weighting.weight(head, process, t), x0.device, x0.dtype)

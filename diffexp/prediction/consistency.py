@@ -61,6 +61,11 @@ class Consistency(Head):
 
     def check(self, process: Process) -> None:
         self.head.check(process)
+        if process.drawn:
+            raise ConfigError(
+                f"prediction=consistency: process {process.name} draws an image with its data, which a consistency "
+                "function does not know: use process=ddm_const"
+            )
         if self.boundary_shift != "none" and self._noisy(process):
             raise ConfigError(
                 f"prediction=consistency: process {process.name} has noise at the data or counts its times, so that "

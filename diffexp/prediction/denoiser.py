@@ -129,8 +129,8 @@ def told(time: Tensor | None, dtype: torch.dtype, device: torch.device | str) ->
 
 
 def with_second(parts: Parts, marginal: Marginal, conditions: Conditions) -> Parts:
-    """The parts, completed by the second image of a process that has one."""
-    return parts if marginal.auxiliary is None else (*parts, second_image(conditions.endpoint))
+    """The parts, completed by the second image where it is given."""
+    return (*parts, second_image(conditions.endpoint)) if marginal.given else parts
 
 
 class NetworkDenoiser(Denoiser):

@@ -61,6 +61,22 @@ class Head(abc.ABC):
             raise ConfigError(
                 f"prediction={self.name}: its network is not shown the end point of process {process.name}: use ddbm"
             )
+        if process.drawn and "attenuation" not in self.gives:
+            raise ConfigError(
+                f"prediction={self.name}: process {process.name} draws an image with its data, which has to be "
+                "predicted too: use ddm or ddm_single, or process=ddm_const"
+            )
+        with torch.device("cpu"):  # also where networks are built without memory
+            first = torch.tensor([process.t_prior], dtype=torch.float64)
+            self._check_start(process, first)
+
+    def _check_start(self, process: Process, first: Tensor) -> None:
+        """Raise ConfigError for what has no meaning at the prior, (1,), where there may be no signal."""
+        if not bool(self.time_input(process, first).isfinite().all()):
+            raise ConfigError(
+                f"prediction.time={self.time}: is infinite at t = {process.t_prior:g} on process {process.name}, which "
+                "has no signal there: use 999t"
+            )
 
     def time_input(self, process: Process, t: Tensor) -> Tensor:
         """The network's time input at times `t`: float64, the shape of `t`."""
@@ -75,8 +91,11 @@ class Head(abc.ABC):
         """Data and noise as combinations of the state and the outputs; float64."""
 
     @abc.abstractmethod
-    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor) -> Tensor:
-        """What the network should say for u = A x0 + B y + L noise: (B, outputs * C, *)."""
+    def target(self, marginal: Marginal, x0: Tensor, noise: Tensor, u: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """What the network should say for u = A x0 + B y + L noise: (B, outputs * C, *).
+
+        `drawn` is y on a process that draws it; heads that do not predict it need not take it.
+        """
 
     def error(self, marginal: Marginal, output: Tensor, target: Tensor) -> Tensor:
         """The error that the objective squares, (B, C, *); of one output, output - target."""
@@ -95,7 +114,19 @@ class Head(abc.ABC):
         return self.noise_weight(process, t) * (-2.0 * process.factor(t).log_det((1,))).exp()
 
 
-class Eps(Head):
+class _OfNoise(Head):
+    """A head that says what the noise is, from which the data follow where there is a signal."""
+
+    def _check_start(self, process: Process, first: Tensor) -> None:
+        if process.signal(first).is_zero():
+            raise ConfigError(
+                f"prediction={self.name}: says nothing of the data at t = {process.t_prior:g}, where process "
+                f"{process.name} has no signal: use x0, or process.t_prior=0.999"
+            )
+        super()._check_start(process, first)
+
+
+class Eps(_OfNoise):
     """The network predicts the unit noise e of u = A x0 + B y + L e (Ho et al. 2020).
 
     Args:
@@ -136,7 +167,7 @@ def normal_data(law: Marginal) -> tuple[Operator, Operator]:
     return law.factor.transpose() @ inverse, back @ inverse
 
 
-class Score(Head):
+class Score(_OfNoise):
     """The network predicts the score, grad log p(u_t) = -L^-T e."""
 
     name = "score"

@@ -94,23 +94,43 @@ class Changed(Wrapper):
     def change(self, data: Tensor, conditions: Conditions) -> Tensor:
         """The new data, (B, *)."""
 
+    def change_drawn(self, drawn: Tensor) -> Tensor:
+        """The new second image, (B, *), of a process that draws one."""
+        return drawn
+
     def form(self, marginal: Marginal) -> Form:
-        return Form(marginal, data=Combination({STATE + 1: marginal.signal.identity()}))
+        same = marginal.signal.identity()
+        data = Combination({STATE + 1: same})
+        if not self.process.drawn:
+            return Form(marginal, data=data)
+        return Form(marginal, data=data, outputs=2, drawn=Combination({STATE + 2: same}))
 
     def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> list[Point]:
         own, inner = super().prepare(t, dtype, device), self.inner.prepare(t, dtype, device)
-        return [replace(point, extra=other) for point, other in zip(own, inner, strict=True)]
+        drawn = self._drawn(t)
+        read = [None if drawn is None else drawn[k].cast(dtype, device) for k in range(len(t))]
+        return [replace(point, extra=pair) for point, pair in zip(own, zip(inner, read, strict=True), strict=True)]
 
     def at(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> Point:
-        return replace(super().at(t, dtype, device), extra=self.inner.at(t, dtype, device))
+        drawn = self._drawn(t)
+        read = None if drawn is None else drawn.cast(dtype, device)
+        return replace(super().at(t, dtype, device), extra=(self.inner.at(t, dtype, device), read))
+
+    def _drawn(self, t: Tensor) -> Combination | None:
+        """The second image of the inner parts, on a process that draws one."""
+        return self.inner.form(self.process.marginal(t)).drawn if self.process.drawn else None
 
     def parts(self, u: Tensor, point: Point, conditions: Conditions = NO_CONDITIONS) -> Parts:
-        data = self.inner(u, point.extra, conditions).data
-        return with_second((u, self.change(data, conditions)), point.marginal, conditions)
+        asked, drawn = point.extra
+        said = self.inner(u, asked, conditions)
+        data = self.change(said.data, conditions)
+        if drawn is not None:
+            return u, data, self.change_drawn(drawn(said.parts))
+        return with_second((u, data), point.marginal, conditions)
 
 
 class Clipped(Changed):
-    """Data held in [low, high].
+    """Data held in [low, high], and a drawn image within the bound of its law.
 
     Args:
         inner: the denoiser.
@@ -125,6 +145,10 @@ class Clipped(Changed):
 
     def change(self, data: Tensor, conditions: Conditions) -> Tensor:
         return data.clamp(self.low, self.high)
+
+    def change_drawn(self, drawn: Tensor) -> Tensor:
+        bound = self.process.attenuation.bound  # type: ignore[union-attr] # a process that draws has one
+        return drawn.clamp(-bound, bound)
 
 
 class Composited(Changed):

@@ -12,13 +12,16 @@ import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError
 from diffexp.process.operator import Operator, Scalar, combine
+
+if TYPE_CHECKING:
+    from diffexp.process.attenuation import Attenuation
 
 FactorKind = Literal["cholesky", "R"]
 
@@ -61,13 +64,18 @@ class Marginal:
             return derive(self)
         return tuple(operator.cast(*self.place) for operator in derive(self.exact))
 
+    @property
+    def given(self) -> bool:
+        """Whether a second image is given with each state, and not drawn with the data."""
+        return self.auxiliary is not None and not (self.process is not None and self.process.drawn)
+
     @cached_property
     def minus_factor(self) -> Operator:
         """-L_t."""
         return self.derived(lambda law: (-1.0 * law.factor,))[0]
 
     def perturb(self, x0: Tensor, noise: Tensor, y: Tensor | None = None) -> Tensor:
-        """u_t for given (lifted) data and unit noise, each (B, *)."""
+        """u_t for given (lifted) data, unit noise and, on a process that has one, second image, each (B, *)."""
         terms = [(self.signal, x0), (self.factor, noise)]
         if self.auxiliary is not None:
             terms.append((self.auxiliary, second_image(y)))
@@ -77,7 +85,7 @@ class Marginal:
 def second_image(y: Tensor | None) -> Tensor:
     """`y` itself; ValueError when the process has a second image and none was given."""
     if y is None:
-        raise ValueError("this process has a second image: give y (conditions.endpoint)")
+        raise ValueError("this process has a second image: give y (conditions.endpoint, or what is drawn)")
     return y
 
 
@@ -91,6 +99,8 @@ class Process(abc.ABC):
         t_data: time at which the marginal is closest to the data (usually 0).
         num_steps: length of the table, for a process that is one; else None.
         endpoint: the second image is given with each state (a bridge's end point), and sampling starts from it.
+        drawn: the second image is drawn with the data in training, and predicted in sampling.
+        attenuation: how the image goes to zero, on a decoupled process; None on others.
     """
 
     name: str
@@ -99,6 +109,8 @@ class Process(abc.ABC):
     t_data: float = 0.0
     num_steps: int | None = None
     endpoint: bool = False
+    drawn: bool = False
+    attenuation: Attenuation | None = None
 
     @property
     def t_min(self) -> float:
@@ -215,6 +227,10 @@ class Process(abc.ABC):
     def lift_drawn(self, x0: Tensor, normal: Callable[[], Tensor]) -> Tensor:
         """The data as a state of training, for processes that draw a part of it: `normal()` is unit noise like x0."""
         return self.lift(x0)
+
+    def draw(self, normal: Callable[[], Tensor]) -> Tensor | None:
+        """The second image of a training that draws it, see `drawn`; else None: `normal()` is unit noise like x0."""
+        return None
 
     def readout(self, u: Tensor) -> Tensor:
         """The image in a state; identity unless the state has more channels than the image."""

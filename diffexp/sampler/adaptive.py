@@ -19,6 +19,7 @@ from diffexp.core.errors import ConfigError, SamplingError
 from diffexp.core.transfer import to_device
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser
+from diffexp.prediction.wrapper import Clipped
 from diffexp.process.base import Process
 from diffexp.sampler.grid import Ends
 from diffexp.sampler.loop import OnStep, Sampler, SampleResult, denoising_step
@@ -62,6 +63,9 @@ class DormandPrince:
 
     needs = frozenset({"score"})
     endpoint = False
+    drawn = False
+    from_nothing = False
+    clipped = Clipped
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_evaluations: int = 10_000) -> None:
         for name, value in (("rtol", rtol), ("atol", atol)):

@@ -25,6 +25,7 @@ class Consistency(LinearStepper):
 
     needs = frozenset({"jump"})
     endpoint = None
+    from_nothing = True
 
     def check(self, process: Process, times: Tensor) -> None:
         if process.endpoint and float(times[0]) < process.t_max:

@@ -36,6 +36,8 @@ def encode(denoiser: Denoiser, images: Tensor, grid: Grid, n: int, conditions: C
     process = denoiser.process
     if "data" not in denoiser.gives:
         raise ConfigError(f"encoding needs the data, the prediction gives {sorted(denoiser.gives)}")
+    if process.drawn:
+        raise ConfigError(f"encoding: process {process.name} draws an image with its data, which an image has not")
     times = grid.times(process, n)
     if process.endpoint:
         times = times[1:]  # the noise enters in the step from the end point

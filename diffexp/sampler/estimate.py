@@ -17,6 +17,8 @@ class Estimate(LinearStepper):
 
     needs = frozenset({"data"})
     endpoint = None
+    drawn = True
+    from_nothing = True
 
     def check(self, process: Process, times: Tensor) -> None:
         if len(times) != 2:

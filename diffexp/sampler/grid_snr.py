@@ -103,5 +103,10 @@ def _relative_noise(process: Process, t: float) -> float:
 
 
 def _no_level(grid: str, process: Process) -> ConfigError:
-    """At a bridge's end point there is no signal of the data, and no noise either."""
-    return ConfigError(f"grid {grid}: process {process.name} has no noise level at its end point: use grid=bridge")
+    """At the end point of a bridge there is neither signal nor noise, at the prior of others at least no signal."""
+    if process.endpoint:
+        return ConfigError(f"grid {grid}: process {process.name} has no noise level at its end point: use grid=bridge")
+    return ConfigError(
+        f"grid {grid}: process {process.name} has no signal at t = {process.t_prior:g}: use grid=uniform, or "
+        "process.t_prior=0.999"
+    )

@@ -34,7 +34,7 @@ class Coefficients:
         noise: K, on the noise estimate.
         score: on the score estimate, -R_t^-T e^.
         fresh: C, on fresh noise.
-        second: on the given second image.
+        second: on the second image, given or predicted.
         past: on the data estimates of earlier steps, the newest first; zero where there is none yet.
         last: what the last step hands over: its "state", or the "data" estimate in place of it.
     """
@@ -134,6 +134,9 @@ class DDIM(LinearStepper):
         ConfigError: for another eta.
     """
 
+    drawn = True
+    from_nothing = True
+
     def __init__(self, eta: float = 0.0) -> None:
         if not 0.0 <= eta <= 1.0:
             raise ConfigError(f"sampler.stepper.eta={eta}: must be between 0 (deterministic) and 1 (ancestral)")
@@ -141,12 +144,12 @@ class DDIM(LinearStepper):
 
     def coefficients(self, process: Process, t: Tensor, s: Tensor) -> Coefficients:
         if self.eta == 0.0:
-            return Coefficients(data=process.signal(s), noise=process.factor(s))
+            return Coefficients(data=process.signal(s), noise=process.factor(s), second=process.auxiliary(s))
         keep, fresh = process.posterior(t, s)
         if self.eta < 1.0:
             fresh = self.eta * fresh
             keep = (process.factor(s).covariance() - fresh.covariance()).factor()
-        return Coefficients(data=process.signal(s), noise=keep, fresh=fresh)
+        return Coefficients(data=process.signal(s), noise=keep, fresh=fresh, second=process.auxiliary(s))
 
 
 class Ancestral(LinearStepper):
@@ -162,6 +165,9 @@ class Ancestral(LinearStepper):
         ConfigError: for an f out of range, a missing one, or one that would have no effect.
     """
 
+    drawn = True
+    from_nothing = True
+
     def __init__(self, variance: Variance = "small", interpolation: float | None = None) -> None:
         check_variance(variance, interpolation, "sampler.stepper")
         self.variance: Variance = variance
@@ -171,7 +177,8 @@ class Ancestral(LinearStepper):
         fresh = reverse_factor(process, t, s, self.variance, self.interpolation)
         if self.variance != "small":
             fresh = _silenced(fresh, process.factor(s), len(s))
-        return Coefficients(data=process.signal(s), noise=process.posterior(t, s)[0], fresh=fresh)
+        keep = process.posterior(t, s)[0]
+        return Coefficients(data=process.signal(s), noise=keep, fresh=fresh, second=process.auxiliary(s))
 
 
 def _silenced(fresh: Operator, level: Operator, n: int) -> Operator:

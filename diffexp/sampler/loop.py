@@ -14,7 +14,7 @@ from diffexp.core.errors import ConfigError, SamplingError
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser, Point
 from diffexp.prediction.result import Prediction
-from diffexp.prediction.wrapper import Clipped, Composited, Guided
+from diffexp.prediction.wrapper import Composited, Guided
 from diffexp.process.base import Process
 from diffexp.process.operator import Operator
 from diffexp.sampler.euler import EulerMean
@@ -116,7 +116,9 @@ class Sampler:
     def times(self, process: Process, nfe: int) -> Tensor:
         """The grid of this budget on `process`, float64 (n + 1,); ConfigError when the sampler does not fit it."""
         self._check_endpoint(process)
+        self._check_drawn(process)
         times = self.grid.times(process, self.steps(nfe))
+        self._check_signal(process, times)
         self.stepper.check(process, times)
         return times
 
@@ -128,6 +130,21 @@ class Sampler:
             raise ConfigError(f"sampler {self.name} leaves out the end point of process {process.name}: use dbim")
         if process.endpoint and self.grid.last == "denoise_em":
             raise ConfigError(f"grid.last=denoise_em leaves out the end point of process {process.name}: use state")
+
+    def _check_drawn(self, process: Process) -> None:
+        if process.drawn and not (self.stepper.drawn and self.grid.last != "denoise_em"):
+            what = "grid.last=denoise_em" if self.stepper.drawn else f"sampler {self.name}"
+            raise ConfigError(
+                f"{what} leaves out the image that process {process.name} draws with its data: use ddm_posterior, "
+                "ddm_ddim, ddim or ddpm, or gddim or heun with sampler.stepper.form=data, and grid.last=state"
+            )
+
+    def _check_signal(self, process: Process, times: Tensor) -> None:
+        if not process.endpoint and not self.stepper.from_nothing and process.signal(times[0]).is_zero():
+            raise ConfigError(
+                f"sampler {self.name}: its steps are infinite at t = {float(times[0]):g}, where process {process.name} "
+                "has no signal: use ddim, or gddim or heun with sampler.stepper.form=data, or process.t_prior=0.999"
+            )
 
     def plan(self, process: Process, nfe: int) -> Any:
         """The stepper's float64 coefficients of this budget, computed once for each process."""
@@ -202,7 +219,7 @@ class Sampler:
     def _wrap(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser with guidance, clipping and the mask around it."""
         asked = denoiser if self.guidance is None else Guided(denoiser, self.guidance)
-        clipped = Clipped(asked) if self.clip else asked
+        clipped = self.stepper.clipped(asked) if self.clip else asked
         return Composited(clipped) if self.mask else clipped
 
     def _bind(self, denoiser: Denoiser, asked: Denoiser, nfe: int, start: Tensor) -> Bound:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffexp.prediction.form import Form
 from diffexp.prediction.result import Prediction
+from diffexp.prediction.wrapper import Clipped, Wrapper
 from diffexp.process.base import Process
 from diffexp.sampler.grid import Last
 
@@ -41,12 +42,18 @@ class Stepper(abc.ABC):
         min_steps: the smallest number of steps that it can take.
         draws: how many draws of noise belong to a step, whether or not it uses them.
         endpoint: whether it is for processes with a given end point (bridges): True, False, or None for both.
+        drawn: whether it takes the second image into account that a process draws and a prediction states.
+        from_nothing: whether it can start where a process without end point has no signal at all, alpha = 0.
+        clipped: how a denoiser's data are held in the range of images for it.
     """
 
     needs: frozenset[str] = frozenset({"data", "noise"})
     min_steps: int = 1
     draws: int = 1
     endpoint: bool | None = False
+    drawn: bool = False
+    from_nothing: bool = False
+    clipped: type[Wrapper] = Clipped
 
     def check(self, process: Process, times: Tensor) -> None:  # noqa: B027 - most steppers take any times
         """Raise ConfigError for times that it cannot step between, (n + 1,)."""

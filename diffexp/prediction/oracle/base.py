@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import ConfigError
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser, Parts, Point, with_second
 from diffexp.prediction.form import STATE, Form
-from diffexp.process.base import Marginal
+from diffexp.process.base import Marginal, Process
 from diffexp.process.combination import Combination
 
 
@@ -20,6 +21,14 @@ class Oracle(Denoiser):
 
     Both are its outputs: deriving the noise from the data would lose its digits near the data, and the other way round.
     """
+
+    def __init__(self, process: Process) -> None:
+        if process.drawn:
+            raise ConfigError(
+                f"network: process {process.name} draws an image with its data, whose law no oracle knows: use "
+                "process=ddm_const"
+            )
+        super().__init__(process)
 
     @abc.abstractmethod
     def ready(self, marginal: Marginal) -> Any:

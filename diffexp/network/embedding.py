@@ -90,13 +90,17 @@ class LabelEmbedding(nn.Linear):
 
 
 class Embedding(nn.Module):
-    """silu(dense(silu(dense(features(time)))) + label): what residual blocks project. The last silu is shared by them.
+    """silu(dense(silu(dense(features(time) + augmentation))) + label): what residual blocks project.
+
+    The last silu is shared by them. The augmentation comes first and without a bias, as in EDM (Karras et al. 2022):
+    images of which nothing is said are images that were left as they are.
 
     Args:
         features: maps (B,) to (B, features.width).
         width: of the result.
         num_classes: 0 for a network without labels.
         label_bias: whether the label's layer has a bias.
+        augment_dim: numbers that describe an image's augmentation; 0 for a network that is not told.
     """
 
     def __init__(
@@ -105,15 +109,17 @@ class Embedding(nn.Module):
         width: int,
         num_classes: int = 0,
         label_bias: bool = True,
+        augment_dim: int = 0,
     ) -> None:
         super().__init__()
         self.features = features
         self.dense1 = nn.Linear(features.width, width)
         self.dense2 = nn.Linear(width, width)
         self.label = LabelEmbedding(num_classes, width, bias=label_bias) if num_classes else None
+        self.augment = nn.Linear(augment_dim, features.width, bias=False) if augment_dim else None
 
-    def forward(self, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B,) or (1,) time input, (B,) labels -> (B, width) or (1, width), in the dtype of the weights.
+    def forward(self, time: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        """(B,) or (1,) times, (B,) labels, (B, augment_dim) -> (B, width) or (1, width), in the dtype of the weights.
 
         Raises:
             DiffexpError: the network has classes but no labels came.
@@ -122,6 +128,10 @@ class Embedding(nn.Module):
         precise = torch.promote_types(torch.promote_types(time.dtype, weights), torch.float32)
         with _without_autocast(time.device):
             h = self.features(time.to(precise)).to(weights)
+            if self.augment is not None:
+                # Nothing said is zeros, not a step left out: ranks that average gradients need one of every weight.
+                told = h.new_zeros(1, self.augment.in_features) if augment is None else augment.to(weights)
+                h = h + self.augment(told)
             h = self.dense2(F.silu(self.dense1(h)))
             if self.label is not None:
                 if labels is None:

@@ -28,6 +28,9 @@ class NetworkSpec(Protocol):
     def build(self, in_channels: int, out_channels: int, resolution: int, num_classes: int = 0) -> nn.Module:
         """A network (u (B, C, H, W), time (B,) or (1,), labels (B,) or None) -> (B, out_channels, H, W), fresh weights.
 
+        Its fourth argument comes only when images are augmented, which a spec without a positive `augment_dim` refuses:
+        (B, augment_dim), what was done to each.
+
         Args:
             in_channels, out_channels: of the state, and of all heads of the prediction together.
             resolution: height = width of the images, in pixels.
@@ -67,6 +70,7 @@ class UNetSpec:
         norm_eps: added to the variance in group norm.
         zero_init: the last layer of every residual block, attention and of the network starts at zero.
         initialisation: law of all other weights; biases start at zero. "pytorch": each layer's own, biases too (ADM).
+        augment_dim: numbers that tell the network how an image was augmented, see `dataset.augmentation`; 0: none.
 
     Raises:
         ConfigError: an option is out of range or contradicts another.
@@ -96,6 +100,7 @@ class UNetSpec:
     norm_eps: float = 1e-6
     zero_init: bool = True
     initialisation: Literal["lecun_normal", "xavier_uniform", "pytorch"] = "lecun_normal"
+    augment_dim: int = 0
 
     def __post_init__(self) -> None:
         for name in ("multipliers", "attention"):  # plain lists: a ListConfig inside a network breaks checkpoints
@@ -114,6 +119,8 @@ class UNetSpec:
             raise ConfigError(f"network.dropout={self.dropout}: a probability in [0, 1) is needed")
         if self.norm_eps <= 0.0 or self.fourier_scale <= 0.0:
             raise ConfigError("network.norm_eps and network.fourier_scale must be greater than 0")
+        if self.augment_dim < 0:
+            raise ConfigError(f"network.augment_dim={self.augment_dim}: an integer >= 0 is needed")
         if self.embedding == "positional" and (self.channels % 2 or self.channels < 4):
             raise ConfigError(
                 f"network.channels={self.channels}: positional embedding needs an even width of 4 or more"
@@ -125,6 +132,11 @@ class UNetSpec:
     def embedding_width(self) -> int:
         """Width of the time embedding."""
         return 4 * self.channels if self.embedding_dim is None else self.embedding_dim
+
+    @property
+    def stem(self) -> int:
+        """Channels of the first convolution's output."""
+        return self.channels
 
     @property
     def widths(self) -> list[int]:
@@ -167,9 +179,7 @@ class UNetSpec:
         for width in {w for w, size in zip(self.widths, sizes, strict=True) if size in self.attention} | {
             self.widths[-1]
         }:
-            divisor, name = (self.num_heads, "num_heads") if self.head_dim is None else (self.head_dim, "head_dim")
-            if width % divisor:
-                raise ConfigError(f"network.{name}={divisor} does not divide the {width} channels at an attention")
+            self.check_heads(width)
         for width in sorted(self._normed_widths()):
             if width % self.groups(width):
                 raise ConfigError(
@@ -182,12 +192,18 @@ class UNetSpec:
                 "choose another data set or set it to false"
             )
 
+    def check_heads(self, width: int) -> None:
+        """Raise ConfigError when the channels of an attention cannot be shared out."""
+        divisor, name = (self.num_heads, "num_heads") if self.head_dim is None else (self.head_dim, "head_dim")
+        if width % divisor:
+            raise ConfigError(f"network.{name}={divisor} does not divide the {width} channels at an attention")
+
     def _normed_widths(self) -> set[int]:
         """Every width that meets a group norm: the levels, and the inputs of the blocks on the way up."""
-        skips, down = [self.channels], self.widths
+        skips, down = [self.stem], self.widths
         for level, width in enumerate(down):
             skips += [width] * (self.blocks + (level < len(down) - 1))
-        normed, current = {self.channels, *down}, down[-1]
+        normed, current = {self.stem, *down}, down[-1]
         for width in reversed(down):
             for _ in range(self.blocks + 1):
                 normed.add(current + skips.pop())

@@ -25,6 +25,7 @@ SCHEMAS: dict[str, dict[str, object]] = {
     "progressive_distillation_unet": {**DIFFEXP, "topic": "progressive_distillation", "part": "unet"},
     "bddm": {**DIFFEXP, "topic": "bddm"},
     "cdbm": {"schema": 1, "topic": "cdbm"},
+    "ddm": {"schema": "ddm-golden/1", "topic": "ddm"},
 }
 """What `config` must say for the tests to understand the file."""
 
@@ -64,7 +65,7 @@ class Golden:
         self._file = np.load(path, allow_pickle=False)
         if "config" not in self._file.files:
             raise GoldenError(f"golden {path.name} has no array `config`")
-        self.config: Words = json.loads(str(self._file["config"]))
+        self.config: Words = json.loads(str(self._file["config"].item()))
         for word, expected in SCHEMAS[self.name].items():
             if self.config.get(word) != expected:
                 said = self.config.get(word)

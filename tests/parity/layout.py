@@ -3,7 +3,7 @@
 "diffexp-golden": `families` is {name: {members, tolerances}}, a member has `inputs`, `uses` and `outputs`, each
 {role: key}. "gddim": `families` is a list, a member has `in` and `out`, and what its family says holds for it unless it
 says otherwise. "cdbm": like the first, with `in` and `out`; a family's `uses` holds for its members, and lists inside a
-member may hold further `out`.
+member may hold further `out`. "ddm": likewise, but a family `inputs` owns what the members of the others read.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ def members(config: Words) -> Iterable[tuple]:
     if not isinstance(families, Mapping):
         yield from _listed(families)
         return
-    into, out = ("in", "out") if config.get("topic") == "cdbm" else ("inputs", "outputs")
+    shares = config.get("topic") == "ddm"
+    into, out = ("in", "out") if shares or config.get("topic") == "cdbm" else ("inputs", "outputs")
     for name, family in families.items():
         general = family.get("uses", {}) if into == "in" else {}
         for own in family["members"]:
             words = {**{word: value for word, value in family.items() if word != "members"}, **own}
             inputs = {**general, **own.get(into, {}), **own.get("uses", {})}
-            owned = tuple(own.get(into, {}).values())
+            owned = (own["key"],) if "key" in own else () if shares else tuple(own.get(into, {}).values())
             yield name, family, words, inputs, owned, own.get(out, {}), own
 
 

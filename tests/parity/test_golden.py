@@ -67,6 +67,14 @@ def test_gddim_states_tolerances_by_role():
     assert stated(top, family, {}, "other", False) is None
 
 
+def test_ddm_states_tolerances_by_role_and_for_float32_by_kind():
+    top = {"schema": "ddm-golden/1", "topic": "ddm", "tolerance_float32": {"sampled": {"abs": 3, "rel": 0}}}
+    member = {"tolerance": {"abs": 1, "rel": 0}, "tolerance_by_role": {"y": {"abs": 2, "rel": 0}}}
+    assert [stated(top, {"kind": "sampled"}, member, role, False).abs for role in "xy"] == [1, 2]
+    assert [stated(top, {"kind": "sampled"}, member, role, True).abs for role in "xy"] == [3, 3]
+    assert [stated(top, {"kind": "other"}, member, role, True).abs for role in "xy"] == [1, 2]
+
+
 @pytest.fixture
 def small(tmp_path) -> Golden:
     families = {

@@ -74,6 +74,9 @@ def stated(config: Settings, family: Settings, member: Settings, role: str, sing
     if config.get("topic") == "cdbm":
         own = family["tolerance"].get(role, family["tolerance"].get("default"))
         return None if own is None else _at_peak(own)
+    if config.get("topic") == "ddm":
+        general = config["tolerance_float32"].get(family["kind"]) if single else None
+        return _rule(general or member.get("tolerance_by_role", {}).get(role, member["tolerance"]), whole=False)
     if config["schema"].startswith("gddim"):
         own = {**family.get("tol", {}), **member.get("tol", {})}.get(role)
         return None if own is None or single or own.get("compare") is False else _rule(own, whole=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,21 +92,47 @@ def _answer(command: Command, layout: Layout, empty: bool) -> int:
         return 0
     from diffexp.launch.recall import recall
 
-    if "--hydra-help" not in command.flags and "--shell-completion" not in command.flags:
-        command = Command(command.flags, tuple(recall(normalise(command.words, layout), layout)))
-        jobs = _validate(command, layout)
-    else:
-        jobs = []
-    return _sweep(command, layout, jobs) if command.multirun else _hand_over(command, layout)
+    if "--hydra-help" in command.flags or "--shell-completion" in command.flags:
+        return _hand_over(command, layout)
+    command = Command(command.flags, tuple(recall(normalise(command.words, layout), layout)))
+    jobs = _validate(command, layout)
+    if command.multirun:
+        return _sweep(command, jobs, lambda folder: _hand_over(command, layout, folder))
+    jobs += _beside(command, jobs[0], layout)
+    if len(jobs) == 1:
+        return _hand_over(command, layout)
+    return _sweep(command, jobs, lambda folder: _one_by_one(jobs, folder, layout))
 
 
 def _validate(command: Command, layout: Layout) -> list[Job]:
-    """Compose and check every job."""
-    from diffexp.launch.compose import compose_jobs, expand
+    """Compose and check every job of a command."""
+    from diffexp.launch.compose import expand
+
+    return _checked(expand(command.words, layout, command.multirun), command, layout)
+
+
+def _beside(command: Command, job: Job, layout: Layout) -> list[Job]:
+    """The jobs that run along with the one of this command, composed and checked."""
+    from diffexp.launch.beside import neighbours, require_same_data
+
+    if "--cfg" in command.flags or "--info" in command.flags:
+        return []
+    found = neighbours(job, layout)
+    if found and torchrun():
+        _complain(f"beside={job.config['beside']} is left out under torchrun: start its recipes by themselves")
+        return []
+    others = _checked(found, command, layout) if found else []
+    require_same_data([job, *others])
+    return others
+
+
+def _checked(overrides: Sequence[Sequence[str]], command: Command, layout: Layout) -> list[Job]:
+    """Compose jobs, and refuse what can be refused before anything runs."""
+    from diffexp.launch.compose import compose_jobs
     from diffexp.launch.find import check_checkpoint
     from diffexp.launch.schema import check_hydra, validate
 
-    jobs = compose_jobs(expand(command.words, layout, command.multirun), layout)
+    jobs = compose_jobs(overrides, layout)
     for job in jobs:
         check_hydra(job.hydra)
         validate(job.config, layout)
@@ -126,15 +152,15 @@ def _recipes(layout: Layout) -> str:
     return nearest("", layout.choices.get("experiment", ()))
 
 
-def _sweep(command: Command, layout: Layout, jobs: list[Job]) -> int:
-    """Let Hydra run the jobs of a sweep, and report them together."""
+def _sweep(command: Command, jobs: list[Job], run: Callable[[Path], object]) -> int:
+    """Run several jobs in a folder of their own, and report them together."""
     from diffexp.launch.sweep import begin_sweep, keeps_folder, read_sweep
 
     prefix = [] if command.config_dir is None else [f"--config-dir={command.config_dir}"]
     with begin_sweep(jobs, prefix) as folder:
         code = 0
         try:
-            _hand_over(command, layout, folder)
+            run(folder)
         except SystemExit as stop:  # a stop, or an error in the program whose trace Hydra has shown
             code = stop.code if isinstance(stop.code, int) else 1
         ended = [job.state for job in read_sweep(folder)]
@@ -162,7 +188,7 @@ def _hand_over(command: Command, layout: Layout, sweep: Path | None = None) -> i
             if sweep is None:
                 return _job(config)
             with nullcontext() if here == os.getpid() else bound_to_parent():
-                return _member(config, sweep, here == os.getpid())
+                return _hydras_member(config, sweep, here == os.getpid())
 
     with _arguments(arguments):
         hydra.main(version_base="1.3", config_path=str(layout.folder), config_name=PRIMARY)(job)()
@@ -191,20 +217,36 @@ def _job(config: object) -> float | None:
         raise SystemExit(error.exit_code) from error
 
 
-def _member(config: object, sweep: Path, here: bool) -> float | None:
-    """One job of a sweep; `here` tells whether this is the command's own process or a launcher's worker.
+def _one_by_one(jobs: Sequence[Job], folder: Path, layout: Layout) -> None:
+    """Run jobs that were composed here, without Hydra: each has a configuration of its own."""
+    from diffexp.launch.beside import told
 
-    How it ended stands in its file, where the command finds it: Hydra would end the sweep with the first error.
-    """
+    print(told(jobs))
+    with presenting(layout):
+        for number, job in enumerate(jobs):
+            _member(job.config, folder, number, job.overrides, True)
+
+
+def _hydras_member(config: object, sweep: Path, here: bool) -> float | None:
+    """One job of Hydra's; `here` tells whether this is the command's own process or a launcher's worker."""
     from hydra.core.hydra_config import HydraConfig
 
     from diffexp.launch.compose import resolve
+
+    hydra = HydraConfig.get()
+    return _member(resolve(config), sweep, hydra.job.num, hydra.overrides.task, here)
+
+
+def _member(config: dict[str, Any], sweep: Path, number: int, overrides: Sequence[str], here: bool) -> float | None:
+    """One of several jobs.
+
+    How it ended stands in its file, where the command finds it: the first error does not end the others.
+    """
     from diffexp.launch.sweep import job_record, read_sweep
 
-    number = HydraConfig.get().job.num
     try:
-        with job_record(sweep, number, HydraConfig.get().overrides.task) as words:
-            return _start(resolve(config))
+        with job_record(sweep, number, overrides) as words:
+            return _start(config)
     except DiffexpError as error:
         message = f"job {number} ({words}): {error}"
         if here and isinstance(error, PreemptedError):  # the stop was meant for the command, not for one of its jobs

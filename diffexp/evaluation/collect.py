@@ -20,7 +20,8 @@ TARGET = "._target_"
 _FEW = 3
 # Keys that say nothing about a run, or are columns of its results.
 _SILENT = (
-    "choices", "task", "runs", "ckpt", "sweep", "a", "b", "paper", "sampler", "grid", "evaluation", "logger", "plugins",
+    "choices", "task", "runs", "ckpt", "sweep", "beside", "a", "b", "paper", "sampler", "grid", "evaluation", "logger",
+    "plugins",
 )  # fmt: skip
 
 
@@ -81,6 +82,9 @@ def telling(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[
 
     Runs of several recipes differ in dozens of keys: the recipe comes first, then the classes that were chosen.
     """
+    for name in ("experiment", "recipe"):
+        if name in keys and len({entry.get(name) for entry in settings}) == len(settings):
+            return [name]
     if len(keys) <= _FEW:
         return list(keys)
     order = sorted(keys, key=lambda key: (key != "recipe", not key.endswith(TARGET), key.count("."), len(key)))
@@ -121,7 +125,7 @@ def _settings(words: Sequence[str]) -> dict[str, str]:
     found = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if not key.startswith("--"):
+        if not key.startswith("--") and key != "beside":
             found[key.lstrip("+~")] = value if equals and not key.startswith("~") else "–"
     return found
 

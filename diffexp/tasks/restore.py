@@ -114,6 +114,13 @@ def warn_of_revision(restored: Restored) -> None:
         log.warning("%s was trained by %s, this is %s", restored.path, there, here)
 
 
+def warn_of_data(restored: Restored, config: Config) -> None:
+    """One line when images are sampled for other data than the weights were trained on: it may be what is wanted."""
+    found = difference(restored.config, config, ("dataset",))
+    if found is not None:
+        log.warning("%s was trained with %s: repeat it, unless other data are meant", restored.path, found)
+
+
 def load_network(
     parts: Parts, restored: Restored, profile: str | None, key: str = "evaluation.ema"
 ) -> tuple[nn.Module, str]:

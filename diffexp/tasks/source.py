@@ -18,7 +18,7 @@ from diffexp.launch.place import recipe_folder
 from diffexp.launch.sweep import note_folder
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.tasks.build import Config, Parts, torch_device
-from diffexp.tasks.restore import Restored, load_network, open_checkpoint
+from diffexp.tasks.restore import Restored, load_network, open_checkpoint, warn_of_data
 from diffexp.training.compile import compile_in_place
 
 ORACLE = "oracle"
@@ -47,7 +47,9 @@ def open_checkpoint_or_oracle(config: Config, parts: Parts) -> Restored | None:
         ConfigError: a checkpoint beside an oracle, or none where one is needed. CheckpointError as `open_checkpoint`.
     """
     if parts.trainable:
-        return open_checkpoint(config)
+        restored = open_checkpoint(config)
+        warn_of_data(restored, config)
+        return restored
     if config["ckpt"] is not None:
         raise ConfigError(f"ckpt={config['ckpt']}: network={config['choices']['network']} has no weights to load")
     return None

@@ -151,6 +151,17 @@ def test_weights_of_another_revision_are_used_with_a_word(command: Command, trai
     assert trainings == [0]
 
 
+def test_other_data_than_those_of_the_training_are_used_with_a_word(command: Command, trainings, tmp_path):
+    assert command(*TINY, "dataset.held_out=600", "task=train").code == 0
+    (run,) = folders(tmp_path)
+    small = [word for word in TINY if word.startswith(("network.", "training.", "evaluation."))]
+    for told, words in ((1, []), (0, ["dataset.held_out=600"])):
+        answer = command("task=evaluate", f"ckpt={run}", "sampler=ddim", "evaluation.nfe=[2]", *small, *words)
+        assert answer.code == 0, answer.err
+        named = "was trained with dataset.held_out=600, this command has 896"
+        assert sum(named in line for line in answer.err.splitlines()) == told
+
+
 def test_a_longer_training_goes_on_from_a_shorter_one_in_a_folder_of_its_own(command: Command, trainings, tmp_path):
     assert command(*TINY, "task=train").code == 0
     (short,) = folders(tmp_path)

@@ -52,6 +52,9 @@ class Consistency(Head):
         self.outputs = head.outputs
         self.shows = head.shows
 
+    def on(self, process: Process) -> Head:
+        return Consistency(self.head.on(process), self.boundary_shift, self.t_min)
+
     def end(self, process: Process) -> float:
         """t_min on `process`; ConfigError where neither says it."""
         end = process.t_min if self.t_min is None else self.t_min

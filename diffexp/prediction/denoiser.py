@@ -159,7 +159,7 @@ class NetworkDenoiser(Denoiser):
         super().__init__(process)
         head.check(process)
         self.network = network
-        self.head = head
+        self.head = head.on(process)
         self.gives = head.gives | ({"unconditional"} if unconditional else frozenset())
         self.autocast = autocast
 
@@ -180,7 +180,8 @@ class NetworkDenoiser(Denoiser):
         Args:
             u: states (B, *).
             time: the network's time input, (B,) or (1,).
-            conditions: labels, and the image that the head shows to the network; a mask is not for it.
+            conditions: labels, and the image that the head shows to the network; a mask is not for it. Only where
+                images were augmented the network gets a fourth argument, which says how.
             scale: `input_scale`, cast.
 
         Raises:
@@ -188,10 +189,11 @@ class NetworkDenoiser(Denoiser):
         """
         self.evaluations += u.shape[0]
         shown = self._shown(u if scale is None else scale.apply(u), conditions)
+        told = (conditions.labels,) if conditions.augment is None else (conditions.labels, conditions.augment)
         if self.autocast is None:
-            return self.network(shown, time, conditions.labels).to(u.dtype)
+            return self.network(shown, time, *told).to(u.dtype)
         with torch.autocast(u.device.type, self.autocast):
-            return self.network(shown, time, conditions.labels).to(u.dtype)
+            return self.network(shown, time, *told).to(u.dtype)
 
     def _shown(self, u: Tensor, conditions: Conditions) -> Tensor:
         """The network's input: the scaled state, and behind it the condition as it is."""

@@ -43,6 +43,10 @@ class Head(abc.ABC):
     def __init__(self, time: TimeInput = "999t") -> None:
         self.time = time
 
+    def on(self, process: Process) -> Head:
+        """The head for this process: itself, unless the number of its outputs depends on it; ConfigError as `check`."""
+        return self
+
     def out_channels(self, channels: int) -> int:
         """Output channels of the network for a state of `channels` channels."""
         return self.outputs * channels

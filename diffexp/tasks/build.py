@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DiffexpError
 from diffexp.core.image import to_float
-from diffexp.dataset.split import Dataset, PairedSplit, conditions_of
+from diffexp.dataset.split import Dataset, PairedSplit, augment_dim_of, conditions_of
 from diffexp.distillation.base import Distillation
 from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
@@ -168,10 +168,11 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
     """
     dataset = make(config, "dataset")
     data = data or DataShape(tuple(dataset.shape), dataset.num_classes)
+    process = make(config, "process").on(data.shape)
     parts = Parts(
         data=data,
-        process=make(config, "process").on(data.shape),
-        head=make(config, "prediction"),
+        process=process,
+        head=make(config, "prediction").on(process),
         objective=make(config, "objective"),
         network=make(config, "network"),
         dataset=dataset,
@@ -227,6 +228,12 @@ def _check_network(parts: Parts) -> None:
         raise ConfigError("dataset.labels=true has no effect on this network: add network.class_conditional=true")
     if parts.objective.label_dropout and not parts.data.num_classes:
         raise ConfigError("objective.label_dropout has no effect without labels: add dataset.labels=true")
+    given, taken = augment_dim_of(parts.dataset), getattr(parts.network, "augment_dim", 0)
+    if given and given != taken:
+        raise ConfigError(
+            f"network.augment_dim={taken}: of every augmented image {given} numbers tell how: set it to {given}, or use "
+            f"the data set {parts.dataset.name} as it is"
+        )
     told = parts.head.time
     if told in SIGNED and getattr(parts.network, "embedding", None) == "fourier":
         raise ConfigError(f"prediction.time={told}: a Fourier embedding takes the time's logarithm: use 999t")

@@ -28,8 +28,8 @@ from diffexp.core import random
 from diffexp.core.errors import ConfigError
 from diffexp.core.transfer import to_device
 from diffexp.distillation.base import Distillation, Loss
-from diffexp.distillation.metric import Metric
 from diffexp.distillation.schedule import GAP, Schedule
+from diffexp.network.metric import Metric
 from diffexp.objective.batch import conditions_of, data_and_noise
 from diffexp.objective.denoising import Denoising
 from diffexp.objective.distilled import Distilled
@@ -150,7 +150,7 @@ class _Consistency(Distillation):
         self.schedule.pairs(torch.tensor([0.0, 0.5], dtype=torch.float64), low, high, 0, 1)
 
     def prepare(self, shape: tuple[int, int, int]) -> None:
-        self.metric.prepare(shape)
+        self.metric.prepare(shape, "distillation.metric", "distillation/metric=pseudo_huber")
 
     def teacher_head(self, head: Head) -> Head:
         assert isinstance(head, Consistency)

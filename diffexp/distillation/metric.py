@@ -1,31 +1,15 @@
-"""Distances of two batches of images, one number for each image; gradients flow into both."""
+"""Distances of two batches of images by formulas; the learned one is `network.lpips`."""
 
 from __future__ import annotations
 
-import abc
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffexp.core.errors import ConfigError
+from diffexp.network.metric import Metric
 
 HUBER = 0.00054
 """c / sqrt(dimension) of improved consistency training (Song & Dhariwal 2024, section 3.3)."""
-
-
-class Metric(abc.ABC):
-    """d(a, b) >= 0, and 0 for equal images."""
-
-    def prepare(self, shape: tuple[int, int, int]) -> None:  # noqa: B027 - most metrics suit every image
-        """Read what comparing images (C, H, W) needs; ConfigError when it is missing, or they cannot be compared."""
-
-    def networks(self) -> list[nn.Module]:
-        """Frozen networks that the metric asks."""
-        return []
-
-    @abc.abstractmethod
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """The distances of images (B, C, H, W), (B,)."""
 
 
 class L2(Metric):

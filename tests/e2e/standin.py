@@ -58,6 +58,8 @@ class Batches:
 
 def loss_with_teacher(parts: Parts, network: nn.Module, device: str = "cpu") -> Any:
     """What the recipe minimises; an untrained network stands in for a teacher that its distillation asks."""
+    if parts.distillation is not None:
+        parts.distillation.prepare(parts.data.shape)
     if parts.distillation is not None and parts.distillation.asks_teacher:
         with torch.device(device):
             parts = replace(parts, teacher=parts.build_network().eval().requires_grad_(False))

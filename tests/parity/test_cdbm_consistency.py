@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from diffexp.distillation.consistency import CBD, CBT, ConsistencyLoss, Pair
-from diffexp.distillation.metric import L1, L2, Metric, PseudoHuber
+from diffexp.distillation.metric import L1, L2, PseudoHuber
 from diffexp.distillation.schedule import Constant, Curriculum, Sigmoid
+from diffexp.network.metric import Metric
 from diffexp.objective.distilled import Distilled
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.consistency import Consistency

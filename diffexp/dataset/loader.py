@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from diffexp.core import random
 from diffexp.core.errors import ConfigError, DataError
 from diffexp.core.image import to_float
+from diffexp.dataset.augmented import AugmentedSplit
 from diffexp.dataset.split import PairedSplit, Split
 
 Batch = dict[str, Tensor]
@@ -91,6 +92,7 @@ class TrainingBatches:
     about the images, and ``label`` int64 (B,) when the data set has classes; of pairs also the sources, ``endpoint``
     float32 (B, C, H, W), and where there is one their ``mask`` float32 (B, 1, H, W). Where the split asks for flips,
     half of the positions are mirrored left to right, target, source and mask together, chosen by (seed, position).
+    Then an `AugmentedSplit` is augmented; ``augment`` float32 (B, numbers) tells how.
     """
 
     def __init__(self, split: Split, seed: int) -> None:
@@ -106,6 +108,8 @@ class TrainingBatches:
             mirrored = random.uniform(self._seed, "flip", positions) < 0.5
             for pictures in batch.values():
                 pictures[mirrored] = pictures[mirrored].flip(-1)
+        if isinstance(self._split, AugmentedSplit):
+            batch["image"], batch["augment"] = self._split.augmentation(batch["image"], self._seed, positions)
         batch["position"] = torch.tensor(positions, dtype=torch.int64)
         labels = self._split.labels(indices)
         return batch if labels is None else {**batch, "label": labels}

@@ -86,6 +86,11 @@ def conditions_of(dataset: Dataset) -> frozenset[str]:
     return frozenset(getattr(dataset, "conditions", ()))
 
 
+def augment_dim_of(dataset: Dataset) -> int:
+    """How many numbers of a training image tell what was done to it; 0 for a data set that is shown as it is."""
+    return int(getattr(dataset, "augment_dim", 0))
+
+
 class PixelHash:
     """SHA-256 of a stream of images (n, C, H, W), whatever the size of the pieces they come in."""
 

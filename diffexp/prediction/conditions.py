@@ -18,12 +18,14 @@ class Conditions:
         endpoint: (B, C, H, W), a bridge's given end point y.
         image: (B, C, H, W), a condition image that is shown to the network.
         mask: (B, 1, H, W) in {0, 1}, the region to be filled.
+        augment: (B, numbers), how each image was augmented; None: not at all, as in sampling.
     """
 
     labels: Tensor | None = None
     endpoint: Tensor | None = None
     image: Tensor | None = None
     mask: Tensor | None = None
+    augment: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Conditions:
         """The same conditions on another device."""

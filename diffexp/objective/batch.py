@@ -46,7 +46,7 @@ def conditions_of(batch: Mapping[str, Tensor], seed: int, label_dropout: float =
 
     Args:
         batch: "position" (B,) on the CPU and, where the data have them, "label" (B,), "endpoint" and "condition"
-            (B, C, H, W), "mask" (B, 1, H, W).
+            (B, C, H, W), "mask" (B, 1, H, W), "augment" (B, numbers).
         seed: keys the dropped labels, together with the positions.
         label_dropout: probability with which an image is shown without its label.
     """
@@ -54,4 +54,4 @@ def conditions_of(batch: Mapping[str, Tensor], seed: int, label_dropout: float =
     if labels is not None and label_dropout > 0.0:
         kept = random.uniform(seed, "train/label", batch["position"]) >= label_dropout
         labels = torch.where(to_device(kept, labels.device, torch.bool), labels, NO_LABEL)
-    return Conditions(labels, batch.get("endpoint"), batch.get("condition"), batch.get("mask"))
+    return Conditions(labels, batch.get("endpoint"), batch.get("condition"), batch.get("mask"), batch.get("augment"))

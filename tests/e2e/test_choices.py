@@ -56,11 +56,12 @@ def on_a_bridge(choice: str, **changes: str) -> list[str]:
 SOURCES = "takes no source images, which "
 CLASSES = {"adm_imagenet256", "small_inpainting"}  # networks that want classes
 PAIRS = {  # data sets of pairs, and what they need besides
-    "digits_paired": [], "digits_inpainting": ["network.class_conditional=true"], "edges2handbags": [], "diode": [],
+    "digits_paired": [], "digits_dense": [], "digits_inpainting": ["network.class_conditional=true"],
+    "edges2handbags": [], "diode": [],
     "imagenet256_inpainting": ["network.class_conditional=true"],
 }  # fmt: skip
 FOLDERS = {"paired_folders": ["dataset.target=a", "dataset.source=b"], "side_by_side": ["dataset.path=a"]}
-OF_PAIRS = [name for name in LAYOUT.choices["evaluation"] if name.endswith(("_paired", "inpainting"))]
+OF_PAIRS = [name for name in LAYOUT.choices["evaluation"] if name.endswith(("_paired", "_dense", "inpainting"))]
 OF_PAIRS += ["edges2handbags", "diode"]
 
 # What a choice cannot do alone with this recipe, and the words with which it can.

@@ -114,6 +114,7 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     },
     **{f"evaluation={name}": ("holds no pairs", on_a_bridge(f"evaluation={name}")) for name in OF_PAIRS},
     "family=paired": (SOURCES, on_a_bridge("family=paired")),
+    "family=dense": (SOURCES, on_a_bridge("family=dense", dataset="digits_dense")),
     "family=inpainting": (SOURCES, on_a_bridge("family=inpainting", dataset="digits_inpainting")),
     "sampler=estimate": (
         BUDGETLESS[0],

@@ -32,7 +32,7 @@ class Assembly:
     def embedding(self, num_classes: int) -> Embedding:
         """The embedding of time, labels (0 classes: none) and augmentation."""
         spec = self.spec
-        return Embedding(_features(spec), spec.embedding_width, num_classes, spec.label_bias, spec.augment_dim)
+        return Embedding(_features(spec), spec.embedding_width, num_classes, spec.label_bias, spec.augment_dim or 0)
 
     def down(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
         """The levels on the way down, and the width of every skip, that of the stem first.

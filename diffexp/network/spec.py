@@ -70,7 +70,8 @@ class UNetSpec:
         norm_eps: added to the variance in group norm.
         zero_init: the last layer of every residual block, attention and of the network starts at zero.
         initialisation: law of all other weights; biases start at zero. "pytorch": each layer's own, biases too (ADM).
-        augment_dim: numbers that tell the network how an image was augmented, see `dataset.augmentation`; 0: none.
+        augment_dim: numbers that tell the network how an image was augmented, see `dataset.augmentation`;
+            null: nobody tells.
 
     Raises:
         ConfigError: an option is out of range or contradicts another.
@@ -100,7 +101,7 @@ class UNetSpec:
     norm_eps: float = 1e-6
     zero_init: bool = True
     initialisation: Literal["lecun_normal", "xavier_uniform", "pytorch"] = "lecun_normal"
-    augment_dim: int = 0
+    augment_dim: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("multipliers", "attention"):  # plain lists: a ListConfig inside a network breaks checkpoints
@@ -108,7 +109,7 @@ class UNetSpec:
         _check_choices(self)
         for name in ("channels", "blocks", "max_groups", "min_group_size"):
             _check_positive(name, getattr(self, name))
-        for name in ("num_heads", "head_dim", "embedding_dim"):
+        for name in ("num_heads", "head_dim", "embedding_dim", "augment_dim"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
         if not self.multipliers or any(factor < 1 for factor in self.multipliers):
@@ -119,8 +120,6 @@ class UNetSpec:
             raise ConfigError(f"network.dropout={self.dropout}: a probability in [0, 1) is needed")
         if self.norm_eps <= 0.0 or self.fourier_scale <= 0.0:
             raise ConfigError("network.norm_eps and network.fourier_scale must be greater than 0")
-        if self.augment_dim < 0:
-            raise ConfigError(f"network.augment_dim={self.augment_dim}: an integer >= 0 is needed")
         if self.embedding == "positional" and (self.channels % 2 or self.channels < 4):
             raise ConfigError(
                 f"network.channels={self.channels}: positional embedding needs an even width of 4 or more"

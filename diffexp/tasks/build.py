@@ -228,11 +228,11 @@ def _check_network(parts: Parts) -> None:
         raise ConfigError("dataset.labels=true has no effect on this network: add network.class_conditional=true")
     if parts.objective.label_dropout and not parts.data.num_classes:
         raise ConfigError("objective.label_dropout has no effect without labels: add dataset.labels=true")
-    given, taken = augment_dim_of(parts.dataset), getattr(parts.network, "augment_dim", 0)
+    given, taken = augment_dim_of(parts.dataset), getattr(parts.network, "augment_dim", None)
     if given and given != taken:
         raise ConfigError(
-            f"network.augment_dim={taken}: of every augmented image {given} numbers tell how: set it to {given}, or use "
-            f"the data set {parts.dataset.name} as it is"
+            f"network.augment_dim={taken or 'null'}: {given} numbers tell how images were augmented: set it to {given}, "
+            f"or use {parts.dataset.name} without augmentation"
         )
     told = parts.head.time
     if told in SIGNED and getattr(parts.network, "embedding", None) == "fourier":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffexp.core import random
-from diffexp.dataset.split import conditions_of
+from diffexp.dataset.split import augment_dim_of, conditions_of
 from diffexp.launch.command import normalise
 from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import Layout
@@ -49,6 +49,9 @@ class Batches:
             batch["endpoint"] = sources.to(self.device)
         if "mask" in given:
             batch["mask"] = torch.ones(self.n, 1, *self.parts.data.shape[1:], device=self.device)
+        if augment_dim_of(self.parts.dataset):
+            told = random.normal(0, "test/augment", range(self.n), (augment_dim_of(self.parts.dataset),))
+            batch["augment"] = told.float().to(self.device)
         return batch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:

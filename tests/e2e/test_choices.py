@@ -55,6 +55,8 @@ def on_a_bridge(choice: str, **changes: str) -> list[str]:
 
 SOURCES = "takes no source images, which "
 CLASSES = {"adm_imagenet256", "small_inpainting"}  # networks that want classes
+DIVIDED = {"ddm_cifar10", "small_decoupled"}  # networks that want a prediction with an image and noise
+TWO_HEADS = ["process=ddm_const", "prediction=ddm", "objective=plain"]
 PAIRS = {  # data sets of pairs, and what they need besides
     "digits_paired": [], "digits_dense": [], "digits_inpainting": ["network.class_conditional=true"],
     "edges2handbags": [], "diode": [],
@@ -66,6 +68,7 @@ OF_PAIRS += ["edges2handbags", "diode"]
 
 # What a choice cannot do alone with this recipe, and the words with which it can.
 NEEDS: dict[str, tuple[str, list[str]]] = {
+    "dataset=cifar10_augmented": ("network.augment_dim=null: 9 numbers tell how", ["network.augment_dim=9"]),
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
     "grid=explicit": ("grid.values=[]: name at least one", ["grid.values=[0.9,0.5]", "evaluation.nfe_policy=below"]),
     "grid=karras": ("grid.sigma_min=0.002: must be above 0.010486", ["grid.t_end=1.0e-5"]),
@@ -194,8 +197,13 @@ def test_the_recipe_itself_works() -> None:
 
 def full_size(word: str) -> None:
     """A network at its own size on the meta device; an oracle, which is as large as its data, on the digits."""
-    classes = ["dataset.labels=true"] if word.partition("=")[2] in CLASSES else []
-    parts = build(compose(LAYOUT, *FULL, word, "dataset=cifar10", *classes))
+    name = word.partition("=")[2]
+    more = ["dataset.labels=true"] if name in CLASSES else []
+    if name in DIVIDED:
+        with pytest.raises(ConfigError, match=r"has no image beside the noise: use prediction=ddm"):
+            build(compose(LAYOUT, *FULL, word, "dataset=cifar10"))
+        more = TWO_HEADS
+    parts = build(compose(LAYOUT, *FULL, word, "dataset=cifar10", *more))
     if not parts.trainable:
         return works("experiment=gddim_vp", "scale=quick", word)
     denoiser = parts.meta_denoiser()

@@ -21,8 +21,8 @@ SMALL = {
     "channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_dim": 12, "embedding": "timestep",
     "min_group_size": 4, "initialisation": "pytorch", "augment_dim": 3,
 }  # fmt: skip
-CELEBA = {"channels": 96, "multipliers": [1, 2, 3, 4], "attention": [32, 16], "augment_dim": 0}
-CELEBA_T = {"channels": 128, "attention": [16, 8], "augment_dim": 0, "decoders": 1}
+CELEBA = {"channels": 96, "multipliers": [1, 2, 3, 4], "attention": [32, 16], "augment_dim": None}
+CELEBA_T = {"channels": 128, "attention": [16, 8], "augment_dim": None, "decoders": 1}
 
 
 def options(name: str) -> dict:
@@ -195,7 +195,7 @@ def test_lower_precision_and_other_layouts_stay_near():
     [
         ({"decoders": 3}, r"decoders=3: there is one decoder \(1\), or one for each head \(2\)"),
         ({"progressive_input": "residual"}, "has no pyramid; use none"),
-        ({"augment_dim": -1}, "augment_dim=-1: an integer >= 0"),
+        ({"augment_dim": 0}, "augment_dim=0: an integer >= 1"),
         ({"head_dim": 64}, "32 channels at an attention cannot be shared by 0 heads"),
         ({"head_dim": None, "num_heads": 5}, "32 channels at an attention cannot be shared by 5 heads"),
     ],

@@ -47,7 +47,7 @@ def build(case: Member) -> DecoupledUNet:
         norm_eps=1e-5,
         dropout=said["dropout"],
         initialisation="pytorch",
-        augment_dim=said["augment_dim"],
+        augment_dim=said["augment_dim"] or None,
         decoders=case["decoders"],
     )
     image = said["out_channels"] * said["out_mul"]

@@ -231,7 +231,7 @@ def _check_network(parts: Parts) -> None:
     given, taken = augment_dim_of(parts.dataset), getattr(parts.network, "augment_dim", None)
     if given and given != taken:
         raise ConfigError(
-            f"network.augment_dim={taken or 'null'}: {given} numbers tell how images were augmented: set it to {given}, "
+            f"network.augment_dim={taken or 'null'}: {given} numbers tell how images were changed: set it to {given}, "
             f"or use {parts.dataset.name} without augmentation"
         )
     told = parts.head.time

@@ -20,11 +20,9 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from diffexp.objective.denoising import Denoising
-from diffexp.objective.distilled import Distilled
+from diffexp.objective.base import Objective
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Head
 from diffexp.process.base import Process
@@ -54,11 +52,6 @@ class Loss(abc.ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Restore a `state_dict`."""
 
-    def to(self, device: torch.device) -> None:
-        """Move the networks."""
-        for network in self.networks():
-            network.to(device)
-
 
 class Distillation(abc.ABC):
     """One entry of the group `distillation`.
@@ -81,20 +74,26 @@ class Distillation(abc.ABC):
         return self.asks_teacher or self.initialise
 
     @abc.abstractmethod
-    def check(self, head: Head, process: Process, objective: Denoising | Distilled) -> None:
+    def check(self, head: Head, process: Process, objective: Objective) -> None:
         """Raise ConfigError when the student's prediction, the process or the objective does not suit the method."""
 
     def prepare(self, shape: tuple[int, int, int]) -> None:  # noqa: B027 - most methods need nothing besides
         """Read what a training on images (C, H, W) needs beside data and teacher; ConfigError when it is missing."""
+
+    def check_teacher(self, trained: Mapping[str, Any], path: str) -> None:  # noqa: B027 - most methods take any
+        """Raise CheckpointError when a teacher of the right model was trained in a way that does not suit the method.
+
+        Args:
+            trained: the configuration that the teacher was trained with.
+            path: where it is, for messages.
+        """
 
     def teacher_head(self, head: Head) -> Head:
         """The teacher's prediction, given the student's: the object that `teacher_prediction` names."""
         return head
 
     @abc.abstractmethod
-    def loss(
-        self, student: NetworkDenoiser, teacher: NetworkDenoiser | None, objective: Denoising | Distilled, steps: int
-    ) -> Loss:
+    def loss(self, student: NetworkDenoiser, teacher: NetworkDenoiser | None, objective: Objective, steps: int) -> Loss:
         """The loss.
 
         Args:

@@ -30,8 +30,8 @@ from diffexp.core.transfer import to_device
 from diffexp.distillation.base import Distillation, Loss
 from diffexp.distillation.schedule import GAP, Schedule
 from diffexp.network.metric import Metric
+from diffexp.objective.base import Objective
 from diffexp.objective.batch import conditions_of, data_and_noise
-from diffexp.objective.denoising import Denoising
 from diffexp.objective.distilled import Distilled
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.consistency import Consistency
@@ -130,7 +130,7 @@ class _Consistency(Distillation):
         """Whether h' is another network than the student."""
         return self.target_ema > 0.0 or self.schedule.target_decay(0, 1) is not None
 
-    def check(self, head: Head, process: Process, objective: Denoising | Distilled) -> None:
+    def check(self, head: Head, process: Process, objective: Objective) -> None:
         if not isinstance(head, Consistency):
             raise ConfigError(
                 f"distillation: trains no {head.name} but a consistency function: add prediction=consistency"
@@ -162,7 +162,7 @@ class _Consistency(Distillation):
         return head.end(process), process.t_max - self.gamma
 
     def loss(
-        self, student: NetworkDenoiser, teacher: NetworkDenoiser | None, objective: Denoising | Distilled, steps: int
+        self, student: NetworkDenoiser, teacher: NetworkDenoiser | None, objective: Objective, steps: int
     ) -> ConsistencyLoss:
         return ConsistencyLoss(self, student, teacher if self.asks_teacher else None, objective, steps)
 
@@ -207,7 +207,7 @@ class ConsistencyLoss(Loss):
         method: _Consistency,
         student: NetworkDenoiser,
         teacher: NetworkDenoiser | None,
-        objective: Denoising | Distilled,
+        objective: Objective,
         steps: int,
     ) -> None:
         self.method = method

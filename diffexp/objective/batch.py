@@ -32,7 +32,7 @@ def data_and_noise(process: Process, batch: Mapping[str, Tensor], seed: int) -> 
 
 
 def drawn_image(process: Process, batch: Mapping[str, Tensor], seed: int) -> Tensor | None:
-    """The second image of a process that draws one with its data, (B, C, H, W); None of others. See `data_and_noise`."""
+    """The second image of a process that draws one with its data, (B, C, H, W), else None; see `data_and_noise`."""
     position, image = batch["position"], batch["image"]
 
     def normal() -> Tensor:

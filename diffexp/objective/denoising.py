@@ -8,30 +8,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from torch import Tensor
 
-from diffexp.core.errors import ConfigError
 from diffexp.core.transfer import to_device
+from diffexp.objective.base import Objective, Reduce, mask_of, output_of, reduced
 from diffexp.objective.batch import conditions_of, data_and_noise, drawn_image
 from diffexp.objective.times import Times
 from diffexp.objective.weighting import Weighting
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
-from diffexp.prediction.denoiser import NetworkDenoiser, told
+from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Head
-from diffexp.process.base import Process
+from diffexp.process.base import Marginal, Process
 
 
-class Denoising:
+class Denoising(Objective):
     """Squared error of the network's output with a time-dependent weight.
 
     Args:
         weighting: the weight w(t).
         times: the law of the training times.
         reduce: "mean" over the pixels of an image, or their "sum" (CLD-SGM, likelihood training); images are averaged.
-        label_dropout: probability with which an image is shown without its label, in [0, 1): classifier-free guidance
-            needs it (0.1 to 0.2 in Ho & Salimans 2022).
+        label_dropout: see `Objective`.
         masked: errors count only inside the mask of the data, in the mean over all pixels (DBIM's code has it, though
             the published trainings use the whole image).
 
@@ -43,17 +41,13 @@ class Denoising:
         self,
         weighting: Weighting,
         times: Times,
-        reduce: Literal["mean", "sum"] = "mean",
+        reduce: Reduce = "mean",
         label_dropout: float = 0.0,
         masked: bool = False,
     ) -> None:
-        if not 0.0 <= label_dropout < 1.0:
-            raise ConfigError(f"objective.label_dropout={label_dropout}: a probability in [0, 1) is needed")
+        super().__init__(reduce, label_dropout, masked)
         self.weighting = weighting
         self.times = times
-        self.reduce = reduce
-        self.label_dropout = label_dropout
-        self.masked = masked
 
     def check(self, head: Head, process: Process) -> None:
         """Raise ConfigError when no time is left to train on, or the weight has no meaning for them."""
@@ -93,21 +87,29 @@ class Denoising:
             conditions: of this batch.
             drawn: the second image, (B, *), of a process that draws one.
         """
-        process, head = denoiser.process, denoiser.head
-        law = process.marginal(t).cast(x0.dtype, x0.device)
+        law = denoiser.process.marginal(t).cast(x0.dtype, x0.device)
         u = law.perturb(x0, noise, conditions.endpoint if drawn is None else drawn)
-        scale = denoiser.input_scale(t)
-        scale = None if scale is None else scale.cast(x0.dtype, x0.device)
-        output = denoiser.output(u, told(denoiser.time_input(t), x0.dtype, x0.device), conditions, scale)
+        return self.regress(denoiser, law, u, x0, noise, conditions, drawn)
+
+    def regress(
+        self,
+        denoiser: NetworkDenoiser,
+        law: Marginal,
+        u: Tensor,
+        x0: Tensor,
+        noise: Tensor,
+        conditions: Conditions = NO_CONDITIONS,
+        drawn: Tensor | None = None,
+    ) -> Tensor:
+        """The weighted loss of each image, (B,), at given states `u` (B, *) of the cast law `law`.
+
+        `x0` and `noise` are any pair with u = A x0 + B y + L noise; other arguments as for `losses`.
+        """
+        head = denoiser.head
+        output = output_of(denoiser, law, u, conditions)
         target = head.target(law, x0, noise, u) if drawn is None else head.target(law, x0, noise, u, drawn)
         error = head.error(law, output, target).square()
         if self.masked:
-            error = error * _mask(conditions)
-        weight = to_device(self.weighting.weight(head, process, t), x0.device, x0.dtype)
-        return weight * (error.flatten(1).mean(1) if self.reduce == "mean" else error.flatten(1).sum(1))
-
-
-def _mask(conditions: Conditions) -> Tensor:
-    if conditions.mask is None:
-        raise ConfigError("objective.masked=true: the data set has no masks; choose another, or set it to false")
-    return conditions.mask
+            error = error * mask_of(conditions)
+        weight = to_device(self.weighting.weight(head, denoiser.process, law.t), x0.device, x0.dtype)
+        return weight * reduced(error, self.reduce)

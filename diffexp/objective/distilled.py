@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from diffexp.core.errors import ConfigError
+from diffexp.objective.base import Objective, Reduce
 from diffexp.prediction.head import Head
 from diffexp.process.base import Process
 
 
-class Distilled:
+class Distilled(Objective):
     """Stands in the group `objective` where the loss comes from the group `distillation`.
 
     Args:
@@ -21,14 +19,8 @@ class Distilled:
         ConfigError: for a label_dropout out of range.
     """
 
-    def __init__(
-        self, label_dropout: float = 0.0, masked: bool = False, reduce: Literal["mean", "sum"] = "mean"
-    ) -> None:
-        if not 0.0 <= label_dropout < 1.0:
-            raise ConfigError(f"objective.label_dropout={label_dropout}: a probability in [0, 1) is needed")
-        self.label_dropout = label_dropout
-        self.masked = masked
-        self.reduce = reduce
+    def __init__(self, label_dropout: float = 0.0, masked: bool = False, reduce: Reduce = "mean") -> None:
+        super().__init__(reduce, label_dropout, masked)
 
     def check(self, head: Head, process: Process) -> None:
         """Nothing to refuse: the distillation checks for itself."""

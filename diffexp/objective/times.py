@@ -22,6 +22,10 @@ class Times(abc.ABC):
     def check(self, process: Process) -> None:  # noqa: B027 - most laws fit every process
         """Raise ConfigError when no time is left to train on."""
 
+    def start(self, process: Process) -> float:
+        """The smallest time on `process`."""
+        return process.t_min
+
     @abc.abstractmethod
     def draw(self, process: Process, seed: int, positions: Tensor) -> Tensor:
         """One time for each image: float64 (B,) on the CPU; `positions` (B,) are places in the order of the data."""
@@ -41,7 +45,6 @@ class Uniform(Times):
         self.t_min = t_min
 
     def start(self, process: Process) -> float:
-        """The smallest time on `process`."""
         return process.t_min if self.t_min is None else self.t_min
 
     def check(self, process: Process) -> None:
@@ -89,6 +92,9 @@ class End(Times):
 
     name = "end"
 
+    def start(self, process: Process) -> float:
+        return process.t_max
+
     def draw(self, process: Process, seed: int, positions: Tensor) -> Tensor:
         return torch.full((len(positions),), process.t_max, dtype=torch.float64)
 
@@ -122,6 +128,9 @@ class Discrete(Times):
 
     def check(self, process: Process) -> None:
         self.count(process)
+
+    def start(self, process: Process) -> float:
+        return float(self.times(process, torch.zeros(())))
 
     def times(self, process: Process, index: Tensor) -> Tensor:
         """t_i for indices i: float64, the shape of `index`."""

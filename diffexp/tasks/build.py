@@ -19,7 +19,7 @@ from diffexp.distillation.base import Distillation
 from diffexp.launch.ranks import world
 from diffexp.launch.schema import check_targets
 from diffexp.network.spec import NetworkSpec
-from diffexp.objective.denoising import Denoising
+from diffexp.objective.base import Objective
 from diffexp.objective.distilled import Distilled
 from diffexp.prediction.denoiser import Denoiser, NetworkDenoiser
 from diffexp.prediction.head import Head
@@ -99,7 +99,7 @@ class Parts:
     data: DataShape
     process: Process
     head: Head
-    objective: Denoising | Distilled
+    objective: Objective
     network: Any
     dataset: Any
     optimizer: Descent

@@ -22,8 +22,7 @@ from diffexp.launch.folder import load_frozen, revision
 from diffexp.launch.place import Names, Place
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import note_folder, sweep_name
-from diffexp.objective.denoising import Denoising
-from diffexp.objective.distilled import Distilled
+from diffexp.objective.base import Objective
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, check_device, initialised_network, make_logger
@@ -63,6 +62,7 @@ def prepare(config: Config, parts: Parts) -> Restored | None:
         raise ConfigError(f"network={chosen}: there is nothing to train; use task=evaluate or task=sample")
     check_device(parts)
     make_logger(config).check()
+    parts.objective.prepare(parts.data.shape)
     restored = None if config["ckpt"] is None else open_checkpoint(config, TRAINING)
     world = ranks.world()
     if world.main:  # alone first: it may download
@@ -166,7 +166,7 @@ def first_network(parts: Parts, seed: int) -> nn.Module:
     return network
 
 
-def loss_of(parts: Parts, network: nn.Module) -> Denoising | Distilled | Loss:
+def loss_of(parts: Parts, network: nn.Module) -> Objective | Loss:
     """What is minimised: the distillation's loss, or the objective."""
     method = parts.distillation
     if method is None:
@@ -188,7 +188,7 @@ def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | Non
     network = first_network(parts, seed)
     objective = loss_of(parts, network)
     if parts.device.compile:
-        for compiled in (network, *(objective.networks() if isinstance(objective, Loss) else ())):
+        for compiled in (network, *objective.networks()):
             compile_in_place(compiled)
     split = parts.dataset.split("train")
     record = {

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from diffexp.core import random
 from diffexp.core.errors import DiffexpError
 from diffexp.distillation.base import Loss
+from diffexp.objective.base import Objective
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.training.clipping import clip_gradients
 from diffexp.training.ema import EMA, EMASettings
 from diffexp.training.optimizer import Descent
 
-Objective = Callable[[NetworkDenoiser, Mapping[str, Tensor], int], Tensor]
+Minimised = Callable[[NetworkDenoiser, Mapping[str, Tensor], int], Tensor]
 
 
 class DiffusionModule(lightning.LightningModule):
@@ -25,7 +26,8 @@ class DiffusionModule(lightning.LightningModule):
 
     Args:
         denoiser: network, prediction and process.
-        objective: (denoiser, batch, seed) -> loss; that of a distillation is told of every step.
+        objective: (denoiser, batch, seed) -> loss; that of a distillation is told of every step. The networks that it
+            asks are moved to the device.
         optimizer: the optimiser and its schedule.
         ema: the averages to keep.
         seed: keys times, noise and dropout.
@@ -35,7 +37,7 @@ class DiffusionModule(lightning.LightningModule):
     def __init__(
         self,
         denoiser: NetworkDenoiser,
-        objective: Objective,
+        objective: Minimised,
         optimizer: Descent,
         ema: EMASettings,
         seed: int,
@@ -58,8 +60,9 @@ class DiffusionModule(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         self.ema.to(self.device)
-        if self.distilled is not None:
-            self.distilled.to(self.device)
+        if isinstance(self.objective, Objective | Loss):
+            for network in self.objective.networks():
+                network.to(self.device)
 
     def transfer_batch_to_device(self, batch: Mapping[str, Tensor], device: torch.device, dataloader_idx: int) -> Any:
         """The batch on the device, but for the positions: they key random numbers, which are drawn on the CPU."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from diffexp.launch.command import normalise
 from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import Layout
 from diffexp.launch.schema import validate
+from diffexp.network.lpips import LPIPS
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.sampler.loop import Sampler
@@ -59,10 +62,26 @@ class Batches:
             yield self.batch()
 
 
+def untrained_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have LPIPS ask a VGG-16 that has learned nothing, with its own learned weights behind, in place of the file."""
+    from torchmetrics.functional.image import lpips
+    from torchvision.models.vgg import cfgs, make_layers
+
+    def read(*_: object) -> tuple[nn.Sequential, dict[str, Tensor]]:
+        with random.seeded(0, "test/vgg"):
+            layers = make_layers(cfgs["D"])
+        return layers, torch.load(Path(lpips.__file__).parent / "lpips_models" / "vgg.pth", weights_only=True)
+
+    monkeypatch.setattr(LPIPS, "_read", read)
+
+
 def loss_with_teacher(parts: Parts, network: nn.Module, device: str = "cpu") -> Any:
     """What the recipe minimises; an untrained network stands in for a teacher that its distillation asks."""
-    if parts.distillation is not None:
-        parts.distillation.prepare(parts.data.shape)
+    for asked in (parts.objective, parts.distillation):
+        if asked is not None:
+            asked.prepare(parts.data.shape)
+    for network_beside in parts.objective.networks():
+        network_beside.to(device)
     if parts.distillation is not None and parts.distillation.asks_teacher:
         with torch.device(device):
             parts = replace(parts, teacher=parts.build_network().eval().requires_grad_(False))

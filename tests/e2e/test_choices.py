@@ -66,6 +66,10 @@ FOLDERS = {"paired_folders": ["dataset.target=a", "dataset.source=b"], "side_by_
 OF_PAIRS = [name for name in LAYOUT.choices["evaluation"] if name.endswith(("_paired", "_dense", "inpainting"))]
 OF_PAIRS += ["edges2handbags", "diode"]
 
+HEADS = "compares the heads of prediction=ddm, which eps does not have: use objective=plain"
+DECOUPLED = ["prediction=ddm", "evaluation.only=ddim"]
+ENLARGED = "objective.reconstruction.perceptual.enlarge=true"
+
 # What a choice cannot do alone with this recipe, and the words with which it can.
 NEEDS: dict[str, tuple[str, list[str]]] = {
     "dataset=cifar10_augmented": ("network.augment_dim=null: 9 numbers tell how", ["network.augment_dim=9"]),
@@ -83,6 +87,10 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
         for choice in LAYOUT.choices[group]
     },
     "objective=distilled": ("the loss comes from a distillation", ["distillation=cbt", *JUMPS]),
+    "objective=ddm_v1": (HEADS, [*DECOUPLED, "process=ddm_linear"]),
+    "objective=ddm_v2": (HEADS, [*DECOUPLED, "process=ddm_const_t"]),
+    "objective=ddm_v1_lpips": (HEADS, [*DECOUPLED, "process=ddm_const", ENLARGED]),
+    "objective=ddm_v2_lpips": (HEADS, [*DECOUPLED, "process=ddm_const_t", ENLARGED]),
     "prediction=consistency": ("prediction=ddbm needs a bridge", ["distillation=cbt", *JUMPS]),
     "prediction=consistency_i2sb": (
         "prediction=i2sb needs a bridge",
@@ -127,7 +135,8 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     "sampler=ddbm_heun": (BUDGETLESS[0], on_a_bridge("sampler=ddbm_heun", only="ddbm_heun", grid="bridge_karras")),
 }
 
-LACKING = {"distillation/metric=lpips": "no VGG-16 weights at"}  # files that tests do not have
+LPIPS = ("distillation/metric=lpips", "objective=ddm_v1_lpips", "objective=ddm_v2_lpips")
+LACKING = dict.fromkeys(LPIPS, "no VGG-16 weights at")  # files that tests do not have
 
 
 def works(*words: str) -> None:

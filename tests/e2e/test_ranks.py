@@ -20,9 +20,21 @@ from tests.e2e.conftest import SMALL, Command
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 
-RECIPES = {  # a user's own: float64 with Adam, float32 with SGD
+_DECOUPLED = """# @package _global_
+defaults:
+  - gddim_vp
+  - override /process: ddm_linear
+  - override /prediction: ddm
+  - override /objective: ddm_v1
+  - override /ema: ddm_v1
+trainer: {precision: 64-true}
+optimizer: {decay_steps: 100, decay_power: 0.96, decay_floor: 0.1, warmup_overshoot: true}
+ema: {every: 2, after: 20}
+"""
+RECIPES = {  # a user's own: float64 with Adam, float32 with SGD, and DDM with an image drawn beside each of the data
     "double": "# @package _global_\ndefaults:\n  - gddim_vp\ntrainer: {precision: 64-true}\n",
     "single": "# @package _global_\ndefaults:\n  - gddim_vp\n  - override /optimizer: sgd\n",
+    "decoupled": _DECOUPLED,
 }
 STEPS = 100
 TINY = [
@@ -72,15 +84,15 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sweep(recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
-    """A sweep of two jobs with two ranks each: (its runs, how it ended)."""
+    """A sweep of these jobs with two ranks each: (its runs, how it ended)."""
     runs = tmp_path_factory.mktemp("ranks")
-    words = [*TINY, "experiment=double,single", "trainer.devices=2", f"runs={runs}"]
+    words = [*TINY, f"experiment={','.join(RECIPES)}", "trainer.devices=2", f"runs={runs}"]
     return runs, diffexp("-m", "--config-dir", str(recipes), *words)
 
 
 @pytest.fixture(scope="module")
 def alone(recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of the same two jobs in this process."""
+    """The runs of the same jobs in this process."""
     runs = tmp_path_factory.mktemp("alone")
     for name in RECIPES:
         assert main(["--config-dir", str(recipes), *TINY, f"experiment={name}", f"runs={runs}"]) == 0
@@ -88,7 +100,7 @@ def alone(recipes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_two_jobs_with_two_ranks_leaves_two_run_folders(sweep):
+def test_a_sweep_with_two_ranks_for_each_job_leaves_one_run_folder_for_each(sweep):
     runs, done = sweep
     assert done.returncode == 0, done.stderr
     folders = [only(runs / name) for name in RECIPES]
@@ -102,13 +114,14 @@ def test_a_sweep_of_two_jobs_with_two_ranks_leaves_two_run_folders(sweep):
         assert [line["step"] for line in metrics(run)] == list(range(10, STEPS + 1, 10))  # written once
         names = sorted(path.name for path in (run / "checkpoints").iterdir())
         assert names == [f"step_{step:08d}.ckpt" for step in (50, STEPS)]
-    assert done.stderr.count(f"step {STEPS}/{STEPS}") == 2  # ranks > 0 are silent here
+    assert done.stderr.count(f"step {STEPS}/{STEPS}") == len(RECIPES)  # ranks > 0 are silent here
     assert "Warning" not in done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "limit", "kind"), [("double", 1e-9, torch.float64), ("single", 1e-6, torch.float32)]
+    ("recipe", "limit", "kind"),
+    [("double", 1e-9, torch.float64), ("single", 1e-6, torch.float32), ("decoupled", 1e-9, torch.float64)],
 )
 def test_two_ranks_train_what_one_process_trains_on_the_joint_batch(sweep, alone, recipe, limit, kind):
     runs = [only(sweep[0] / recipe), only(alone / recipe)]

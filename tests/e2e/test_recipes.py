@@ -25,7 +25,7 @@ from diffexp.training.fit import fit
 from diffexp.training.module import DiffusionModule
 from diffexp.training.settings import Device, Training
 from tests.e2e.conftest import Command
-from tests.e2e.standin import Batches, compose, loss_of, loss_with_teacher, sample
+from tests.e2e.standin import Batches, compose, loss_of, loss_with_teacher, sample, untrained_vgg
 
 LAYOUT = read_layout()
 RECIPES = LAYOUT.choices["experiment"]
@@ -56,11 +56,12 @@ def test_every_recipe_can_be_checked(command: Command, tmp_path: Path, recipe: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_full_size_without_memory(recipe: str) -> None:
+def test_full_size_without_memory(recipe: str, monkeypatch) -> None:
     """Forward, backward and one sampling at the published size: on the meta device, which has no numbers.
 
     Larger images than `LARGEST` are tested at this size nowhere else.
     """
+    untrained_vgg(monkeypatch)
     config = compose(LAYOUT, f"experiment={recipe}")
     parts = build(config)
     denoiser = parts.meta_denoiser()
@@ -81,6 +82,7 @@ def test_full_size_takes_a_step_and_samples(recipe: str, tmp_path: Path, monkeyp
     if max(parts.data.shape[1:]) > LARGEST:
         pytest.skip(f"{parts.data.shape[1]} pixels: on the meta device only")
     monkeypatch.setattr(Checkpoints, "save", lambda self, trainer, module: None)
+    untrained_vgg(monkeypatch)
     denoiser = parts.denoiser(initialised_network(parts, 0))
     before = [parameter.detach().double().sum() for parameter in denoiser.network.parameters()]
     minimised = loss_with_teacher(parts, denoiser.network)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import ConfigError
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser, Parts, Point
 from diffexp.prediction.form import STATE, Form
@@ -30,13 +31,20 @@ class ClippedHeads(Wrapper):
         inner: the denoiser, on a decoupled process.
         low: smallest value of the data.
         high: largest value.
+
+    Raises:
+        ConfigError: for a denoiser on a process without attenuation.
     """
 
     def __init__(self, inner: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__(inner)
         self.low = low
         self.high = high
-        assert self.process.attenuation is not None  # the samplers that clip so are for no other process
+        if self.process.attenuation is None:
+            raise ConfigError(
+                f"clipping of predicted parameters: process {self.process.name} has none: use process=ddm_const, or "
+                "sampler=ddim"
+            )
         self._attenuation = self.process.attenuation
         self._bounds = [
             abs(drawn) * self._attenuation.bound if data == 0.0 else None for data, drawn in self._attenuation.shares

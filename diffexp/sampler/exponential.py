@@ -42,6 +42,36 @@ def coefficients(process: Process, times: Tensor, first: int, degree: int, kind:
     return _direct(process, times, nodes, known, kind)
 
 
+def data_coefficients(
+    process: Process, times: Tensor, first: int, degree: int, level: Callable[[Tensor], Operator]
+) -> list[Operator]:
+    """D_j of all n steps in the data form, u_t = R_t R_s^-1 u_s + sum_j D_j x_j; otherwise as for `coefficients`.
+
+    The flow is d(R^-1 u) = x^ d(R^-1 A), so that D_j = R_t int_s^t l_j(tau) d(R_tau^-1 A_tau), again by parts:
+
+        D_j = l_j(t) A_t - l_j(s) R_t R_s^-1 A_s - R_t int_s^t l_j'(tau) R_tau^-1 A_tau dtau
+
+    It stays finite where there is no signal (A_s = 0), and the integral vanishes at the data with R_t.
+
+    Args:
+        process, times, first, degree: see `coefficients`.
+        level: A, or B for the part of a second image.
+    """
+    nodes, known = windows(times, first, degree)
+    s, t = times[:-1], times[1:]
+    factor = process.factor(t)
+    end, start = level(t), factor @ process.factor(s).inverse() @ level(s)
+    at_end, at_start = basis(nodes, known, t), basis(nodes, known, s)
+    found = [at_end[:, j] * end - at_start[:, j] * start for j in range(nodes.shape[1])]
+    if nodes.shape[1] == 1:
+        return found
+    for tau, weight in _points(s, t):
+        flow = factor @ process.factor(tau).inverse() @ level(tau)
+        rates = weight[:, None] * basis_rate(nodes, known, tau)
+        found = [sum_ - rates[:, j] * flow for j, sum_ in enumerate(found)]
+    return found
+
+
 def _by_parts(process: Process, times: Tensor, nodes: Tensor, known: Tensor) -> list[Operator]:
     s, t = times[:-1], times[1:]
     end, start = process.factor(t, "R"), process.transition(t, s) @ process.factor(s, "R")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from diffexp.sampler.grid import Last
 
 Evaluate = Callable[[Tensor, int], Prediction]
 """evaluate(u, k): the prediction at state u and the k-th visited time; one call of the denoiser."""
+
+EstimateForm = Literal["noise", "data"]
+"""Which estimate a method of higher order holds over a step; that of the noise needs a signal at the first time."""
 
 Carry = list[Any]
 """What a method with memory keeps from step to step of one run; empty at first."""

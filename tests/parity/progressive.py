@@ -19,10 +19,11 @@ WEIGHTINGS = {"constant": Constant, "snr": SNR, "snr_trunc": TruncatedSNR, "v_ms
 def unknown(case: Member) -> str | None:
     """Why this member cannot be tested: it names a kind of process, network, weight or variance without a class."""
     config, words = case.golden.config, case.words
+    nets = [config["nets"].get(words.get(role), {}) for role in ("net", "teacher", "student")]
     kinds = [
         ("process", {"vp_cosine"}, config["processes"].get(words.get("process"), {}).get("type")),
-        ("network", {"toy", "toy_both", "gauss", "mix"}, config["nets"].get(words.get("net"), {}).get("type")),
-        ("mean_type", set(HEADS), config["nets"].get(words.get("net"), {}).get("mean_type")),
+        *(("network", {"toy", "toy_both", "gauss", "mix"}, net.get("type")) for net in nets),
+        *(("mean_type", set(HEADS), net.get("mean_type")) for net in nets),
         ("weight", set(WEIGHTINGS), words.get("weight")),
         ("variance", {"array" if case.family.endswith("_array") else "fixed"}, words.get("variance", {}).get("type")),
         ("op", {"x_from_eps", "eps_from_x", "x_from_v", "v_from_x_eps"}, words.get("op")),
@@ -31,10 +32,10 @@ def unknown(case: Member) -> str | None:
     return found[0] if found else None
 
 
-def denoiser(case: Member, process: Cosine) -> NetworkDenoiser:
-    """The member's network with its head on a process; it is told the log-SNR, as the official one."""
+def denoiser(case: Member, process: Cosine, role: str = "net") -> NetworkDenoiser:
+    """The member's network of a role with its head on a process; it is told the log-SNR, as the official one."""
     config = case.golden.config
-    said, clip = config["nets"][case["net"]], config["net_time"]["clip"]
+    said, clip = config["nets"][case[role]], config["net_time"]["clip"]
     values = case.golden.tensor(said["params_key"])
     if said["type"] == "gauss":
         law = dict(zip(said["fields"], values, strict=True))

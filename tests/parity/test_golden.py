@@ -184,6 +184,17 @@ def test_other_names_orders_and_members_need_no_edit(tmp_path):
     assert "ddim (process odd has no class): odd process" in blocks["progressive_distillation"]
 
 
+def test_ddm_under_other_names_and_in_another_order_needs_no_edit(tmp_path):
+    make_variant(HERE / "golden" / "ddm.npz", tmp_path / "ddm.npz")
+    output, blocks = run(tmp_path, *(path.name for path in sorted(HERE.glob("test_ddm*.py"))))
+    assert re.match(r"\d+ passed(, 1 warning)? in", output.splitlines()[-1]), output[-2000:]
+    checked, total = counts(blocks["ddm"])
+    listed = {key for key in np.load(tmp_path / "ddm.npz").files if re.search(rf"{key}\b", blocks["ddm"])}
+    assert len(listed) == total - checked
+    assert "novel (no test read it): odd family" in blocks["ddm"]
+    assert "unets (no test read it): odd role" in blocks["ddm"]
+
+
 def test_a_refused_file_fails_its_tests(tmp_path):
     shutil.copy(HERE / "golden" / "gddim.npz", tmp_path / "bddm.npz")
     output, blocks = run(tmp_path, "test_bddm.py")

@@ -22,7 +22,7 @@ STRANGERS = ("odd family", "odd process", "odd role")
 def make_variant(source: Path, target: Path) -> None:
     """Write a variant of the golden file `source`, with the arrays `STRANGERS` that nothing can check."""
     arrays = dict(np.load(source))
-    config = json.loads(str(arrays.pop("config")))
+    config = json.loads(str(arrays.pop("config").item()))
     for key in _drop(config):
         del arrays[key]
     keys = {key: f"array {number}" for number, key in enumerate(sorted(arrays, reverse=True))}
@@ -91,9 +91,10 @@ def _turned(config: dict) -> dict:
 
 def _add_strangers(config: dict) -> None:
     family, process, role = STRANGERS
-    out = "out" if config["schema"].startswith("gddim") else "outputs"
-    novel = {"members": [{out: {"value": family}}]}
-    if out == "out":
+    listed = isinstance(config["families"], list)
+    out = "out" if listed or config["topic"] == "ddm" else "outputs"
+    novel = {"kind": "novel", "members": [{out: {"value": family}}]}
+    if listed:
         config["families"].append({"family": "novel", **novel})
         named = {entry["family"]: entry for entry in config["families"]}
         sampled, kind = named["vp_det"], "kind"
@@ -104,7 +105,7 @@ def _add_strangers(config: dict) -> None:
     if sampled is not None:
         config["processes"]["odd"] = {kind: "odd"}
         sampled["members"].append({**sampled["members"][0], "process": "odd", out: {"value": process}})
-    for name in ("vp_schedule", "schedule", "unet"):
+    for name in ("vp_schedule", "schedule", "unet", "unets"):
         if name in named:
             named[name]["members"][0][out]["unheard"] = role
 

@@ -61,5 +61,7 @@ class LinearToSigmaMin2(Grid):
         self.sigma_min = sigma_min
 
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
-        times = torch.linspace(start, self.sigma_min**2, n, dtype=torch.float64)  # one time is the first
+        # Rounded like the code's formula: its last time is sigma_min^2 up to 1e-16, which a tiny sigma_min can see.
+        share = torch.arange(n, dtype=torch.float64) / max(n - 1, 1)
+        times = start + share * (self.sigma_min**2 - start)
         return torch.cat([times, torch.tensor([end], dtype=torch.float64)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pytest
 import torch
@@ -17,50 +15,14 @@ from diffexp.objective.reconstruction import Reconstruction
 from diffexp.objective.times import Uniform
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.two_head import TwoHead
-from diffexp.process.attenuation import Attenuation, Constant, Linear, Quadratic
-from diffexp.process.decoupled import Decoupled
 from diffexp.training.ema import EMA, EMASettings
 from diffexp.training.optimizer import Adam
+from tests.parity.decoupled import FILE, PLACES, equal, evaluated, process_of
 from tests.parity.golden import Member
 
-FILE = "ddm"
 WEIGHTS = ("none", "v1", "v2c", "v2t", "de")
 TIME_WEIGHTS = ("square", "linear", "log")
 SOURCES = {"both_heads": "both_heads", "minus_C": "image_head"}
-NOISES = {0.5: "sqrt", 1.0: "linear"}
-PLACES = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-FUNCTIONS = {name: getattr(np, name) for name in ("sqrt", "log", "sin", "cos", "tanh")}
-
-
-def evaluated(expression: str, **variables: Tensor | float) -> Tensor:
-    """An expression of the file at these values, float64."""
-    known = {name: np.asarray(value, dtype=np.float64) for name, value in variables.items()}
-    found = eval(expression, {"__builtins__": {}}, {**FUNCTIONS, **known})
-    return torch.from_numpy(np.broadcast_arrays(found, *known.values())[0].astype(np.float64))
-
-
-def equal(first: Iterable[Tensor], second: Iterable[Tensor]) -> bool:
-    return all(torch.allclose(a, b, rtol=1e-12, atol=0) for a, b in zip(first, second, strict=True))
-
-
-def attenuation_of(words: dict) -> Attenuation | None:
-    """Ours whose functions and parameters are those of a process of the file."""
-    for made in (Constant(), Linear(), Quadratic()):
-        if list(made.names) != words["param_order"] or (made.of_drawn is None) != ("K_clip" not in words):
-            continue
-        said = [coefficient * PLACES**power for coefficient, power in (words["H"][name] for name in made.names)]
-        own = {name: {"x0": m, "K": k} for name, (m, k) in zip(made.names, made.shares, strict=True)}
-        bound = {name: {"x0": 0.0, "K": 0.0, **shares} for name, shares in words["constraint"].items()}
-        if equal(made.coefficients(PLACES), said) and all(own[name] == shares for name, shares in bound.items()):
-            return made
-    return None
-
-
-def process_of(case: Member) -> Decoupled | None:
-    """The process that a member names; None for one that is not made."""
-    words = case.golden.config["processes"][case["process"]]
-    attenuation, noise = attenuation_of(words), NOISES.get(words["sigma_power"])
-    return None if attenuation is None or noise is None else Decoupled(attenuation, noise)
 
 
 def weights_of(case: Member) -> str | None:

@@ -70,7 +70,7 @@ def untrained_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> tuple[nn.Sequential, dict[str, Tensor]]:
         with random.seeded(0, "test/vgg"):
             layers = make_layers(cfgs["D"])
-        return layers, torch.load(Path(lpips.__file__).parent / "lpips_models" / "vgg.pth", weights_only=True)
+        return layers, torch.load(Path(lpips.__file__).parent / "lpips_models" / "vgg.pth", "cpu", weights_only=True)
 
     monkeypatch.setattr(LPIPS, "_read", read)
 

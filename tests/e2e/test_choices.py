@@ -20,7 +20,7 @@ from diffexp.launch.layout import GLOBAL_GROUPS, read_layout
 from diffexp.tasks.build import Parts, build, initialised_network, make, make_logger
 from diffexp.tasks.evaluate import plan_evaluation
 from diffexp.training.ema import EMA
-from tests.e2e.standin import compose, loss_of, sample
+from tests.e2e.standin import compose, loss_of, sample, untrained_vgg
 
 LAYOUT = read_layout()
 SMALL = ("experiment=gddim_vp", "scale=quick", "network.channels=8", "network.multipliers=[1,2]")
@@ -218,6 +218,11 @@ def full_size(word: str) -> None:
     denoiser = parts.meta_denoiser()
     loss_of(parts, denoiser, 2, "meta")
     return None
+
+
+def test_a_loss_with_a_perceptual_distance_works_where_its_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    untrained_vgg(monkeypatch)
+    works(*SMALL, "objective=ddm_v1_lpips", *NEEDS["objective=ddm_v1_lpips"][1])
 
 
 def test_what_is_listed_exists() -> None:

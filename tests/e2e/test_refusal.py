@@ -30,6 +30,17 @@ def test_heun_at_an_even_budget(command: Command, tmp_path):
     assert "at least one evaluation" in refused(command, tmp_path, *SMALL, "evaluation.nfe=0")
 
 
+def test_a_loss_whose_weights_are_missing(command: Command, tmp_path, monkeypatch):
+    """Before a training begins and makes its folder."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    words = ["task=train", "process=ddm_const", "prediction=ddm", "objective=ddm_v1_lpips"]
+    line = refused(command, tmp_path, *SMALL, *words)
+    assert "objective.reconstruction.perceptual: LPIPS needs 16 pixels, not 8x8" in line
+    line = refused(command, tmp_path, *SMALL, *words, "objective.reconstruction.perceptual.enlarge=true")
+    assert f"perceptual: no VGG-16 weights at {tmp_path}" in line
+    assert "or use an objective without one (ddm_v1, ddm_v2)" in line
+
+
 def test_a_missing_checkpoint(command: Command, tmp_path):
     line = refused(command, tmp_path, *SMALL, "task=evaluate", "ckpt=runs/nothing.ckpt")
     assert "ckpt=runs/nothing.ckpt: no such file or folder" in line

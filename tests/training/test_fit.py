@@ -224,3 +224,24 @@ def test_the_rate_falls_after_the_warm_up_down_to_its_floor():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(settings.rate(k), rel=1e-14)
         optimizer.step()
         schedule.step()
+
+
+def test_the_networks_that_an_objective_asks_go_to_the_device_of_the_training():
+    class Frozen(torch.nn.Identity):
+        moved = ()
+
+        def to(self, *places):
+            self.moved = places
+            return self
+
+    class Asking(Denoising):
+        frozen = Frozen()
+
+        def networks(self):
+            return [self.frozen]
+
+    asking = module()
+    asking.objective = Asking(Plain(), Uniform())
+    asking.on_fit_start()
+    assert asking.objective.frozen.moved == (asking.device,)
+    assert "frozen" not in " ".join(asking.state_dict())

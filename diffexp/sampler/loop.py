@@ -200,6 +200,7 @@ class Sampler:
         """
         self.check(denoiser.gives)
         self.check_conditions(denoiser.process, conditions.given)
+        self.plan(denoiser.process, nfe)  # refuses a process that the sampler does not fit before anything is drawn
         start = denoiser.process.start(noise.initial, conditions.endpoint)
         asked = self._wrap(denoiser)
         points, steps, prior = self._bind(denoiser, asked, nfe, start)

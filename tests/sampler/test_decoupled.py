@@ -14,6 +14,7 @@ from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import X0, Eps
 from diffexp.prediction.oracle.finite import Finite
 from diffexp.prediction.oracle.mixture import Mixture
+from diffexp.prediction.redundant import ClippedHeads
 from diffexp.prediction.two_head import SingleHead, TwoHead
 from diffexp.process.attenuation import Constant, Linear, Quadratic
 from diffexp.process.decoupled import Decoupled
@@ -361,8 +362,10 @@ def test_further_refusals():
     with pytest.raises(ConfigError, match=rf"grid\.last=denoise_em {LEFT_OUT}"):
         Sampler("s", DDIM(), Uniform(t_end=0.01, last="denoise_em")).times(linear, 5)
     source = Mixture(VP(), [1.0], [0.0], [1.0])
-    with pytest.raises(ConfigError, match="clipping of predicted parameters: process vp has none"):
+    with pytest.raises(ConfigError, match="is for decoupled processes, and process vp is none"):
         Sampler("s", Posterior(), Uniform(), clip=True).sample(source, FixedNoise(X), 3)
+    with pytest.raises(ConfigError, match="clipping of predicted parameters: process vp has none"):
+        ClippedHeads(source)
     with pytest.raises(ConfigError, match="whose law no oracle knows"):
         Mixture(linear, [1.0], [0.0], [1.0])
     with pytest.raises(ConfigError, match="encoding: process ddm_linear draws an image"):

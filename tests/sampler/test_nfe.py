@@ -19,6 +19,7 @@ from diffexp.prediction.bridge import DDBM
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Eps
+from diffexp.prediction.two_head import TwoHead
 from diffexp.process.base import Process
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise
@@ -38,7 +39,12 @@ COSTS: dict[str, tuple[Callable[[int], int], int]] = {
 }
 RESTLESS = {"ve", "edm", "blurring", "blurring_hoogeboom"}  # processes that keep no law, around which sscs could split
 # Where a sampler is at home, if not on vp with a uniform grid.
-HOMES = {"dbim": ("bridge_vp", "bridge"), "ddbm_heun": ("bridge_vp", "bridge_karras")}
+HOMES = {
+    "dbim": ("bridge_vp", "bridge"),
+    "ddbm_heun": ("bridge_vp", "bridge_karras"),
+    "ddm_posterior": ("ddm_const", "uniform_eps"),
+    "ddm_ddim": ("ddm_const", "uniform"),
+}
 ELSEWHERE = {"stride": "ddpm", "bridge": "bridge_vp", "bridge_karras": "bridge_vp"}  # grids that are not for vp
 GRIDS = [(ELSEWHERE.get(grid, "vp"), grid) for grid in LAYOUT.choices["grid"]]
 PROCESSES = [(process, "uniform") for process in LAYOUT.choices["process"]]
@@ -55,6 +61,10 @@ REFUSED = {("sscs", name): f"sscs splits around a law that the process keeps, an
     ("gddim", "cld_sgm"): "eps_rule=added: no factor R",
 }
 BRIDGES = {"bridge_vp", "bridge_ve", "brownian", "i2sb", "i2sb_discrete"}
+OF_BRIDGES = {"dbim", "ddbm_heun"}
+DECOUPLED = {"ddm_const", "ddm_const_t", "ddm_linear", "ddm_quadratic"}
+OF_DECOUPLED = {"ddm_posterior", "ddm_ddim"}
+FROM_NOTHING = {"ddim", "ddpm", *OF_DECOUPLED}  # those that need no signal at the prior
 
 
 class Counting(nn.Module):
@@ -62,16 +72,18 @@ class Counting(nn.Module):
 
     Args:
         images: how many images it is shown at once: on a bridge the state and the end point.
+        outputs: how many it answers.
     """
 
-    def __init__(self, images: int = 1) -> None:
+    def __init__(self, images: int = 1, outputs: int = 1) -> None:
         super().__init__()
         self.images = images
+        self.outputs = outputs
         self.seen = 0
 
     def forward(self, u, time, labels=None):
         self.seen += len(u)
-        return 0.1 * u[:, : u.shape[1] // self.images]
+        return 0.1 * u[:, : u.shape[1] // self.images].repeat(1, self.outputs, 1, 1)
 
 
 def node(group: str, choice: str, **changes: Any) -> dict[str, Any]:
@@ -104,10 +116,15 @@ def process_of(name: str) -> Process:
 
 def refused(name: str, process: str, grid: str) -> str | None:
     """What the refusal of a sampler on a process and a grid says; None where there is none."""
-    if name in HOMES and process not in BRIDGES:
+    if name in OF_BRIDGES and process not in BRIDGES:
         return f"sampler {name} is for bridges, and process {process_of(process).name} is none"
-    if name not in HOMES and process in BRIDGES:
+    if name not in OF_BRIDGES and process in BRIDGES:
         return f"sampler {name} leaves out the end point of process {process}: use dbim"
+    if name in OF_DECOUPLED and process not in DECOUPLED:
+        return f"is for decoupled processes, and process {process_of(process).name} is none: use ddim"
+    if process in DECOUPLED and name not in FROM_NOTHING:
+        drawn = process == "ddm_linear"
+        return f"leaves out the image that process {process} draws" if drawn else f"process {process} has no signal"
     if name == "dbim" and grid == "bridge_karras":
         return "dbim: starts at the end point, t = 1, but the grid at 0.9999: use grid=bridge"
     if name == "ddbm_heun" and grid != "bridge_karras":
@@ -117,7 +134,8 @@ def refused(name: str, process: str, grid: str) -> str | None:
 
 def count(sampler: Sampler, process: Process, nfe: int) -> float:
     """Evaluations of one image in a sampling with this budget, as the network itself has seen them."""
-    network, head = Counting(2 if process.endpoint else 1), DDBM() if process.endpoint else Eps()
+    head = (DDBM() if process.endpoint else TwoHead() if process.attenuation else Eps()).on(process)
+    network = Counting(2 if process.endpoint else 1, head.outputs)
     denoiser = NetworkDenoiser(network, head, process, unconditional=True)
     end = torch.ones(IMAGES, *SHAPE, dtype=torch.float64) if process.endpoint else None
     conditions = Conditions(labels=torch.zeros(IMAGES, dtype=torch.int64), endpoint=end)
@@ -249,6 +267,25 @@ def test_orders_and_noise_of_the_bridge_samplers(
     process, grid = HOMES[name]
     sampler = built(name, process, grid, stepper, last)
     check_budgets(sampler, process_of(process), FEW, cost=cost)
+
+
+@pytest.mark.parametrize("process", sorted(DECOUPLED))
+@pytest.mark.parametrize(
+    ("name", "stepper", "cost"),
+    [
+        ("gddim", {"form": "data"}, (lambda n: n, 2)),
+        ("gddim", {"form": "data", "order": 1, "lam": 0.5}, (lambda n: n, 1)),
+        ("gddim", {"form": "data", "corrector": 3}, (lambda n: 2 * n, 2)),
+        ("heun", {"form": "data"}, (lambda n: 2 * n - 1, 1)),
+        ("ddm_posterior", {"reconcile": False}, (lambda n: n, 1)),
+    ],
+    ids=spelt,
+)
+@pytest.mark.parametrize("last", ["state", "data"])
+def test_the_data_form_where_there_is_no_signal(
+    process: str, name: str, stepper: dict[str, Any], cost: tuple[Callable[[int], int], int], last: str
+) -> None:
+    check_budgets(built(name, process, "uniform", stepper, last), process_of(process), FEW, cost=cost)
 
 
 def test_gddim_in_the_factor_that_cld_sgm_has() -> None:

@@ -39,6 +39,7 @@ Config = Mapping[str, Any]
 # What the rest relies on: a plugin's class that is something else is refused here, not in the middle of a run.
 _ROLES = {
     "process": Process, "prediction": Head, "dataset": Dataset, "network": NetworkSpec, "distillation": Distillation,
+    "objective": Objective,
 }  # fmt: skip
 
 

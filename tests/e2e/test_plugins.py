@@ -110,6 +110,11 @@ def test_two_folders_of_ones_own(command: Command, package: Path, tmp_path: Path
     ("words", "message"),
     [
         (["network._target_=mylab.net.Shapeless", "~network.width"], "network: mylab.net.Shapeless is no diffexp.net"),
+        (
+            ["objective._target_=mylab.net.Shapeless"]
+            + [f"~objective.{key}" for key in ("weighting", "times", "reduce", "label_dropout", "masked")],
+            "objective: mylab.net.Shapeless is no diffexp.objective.base.Objective",
+        ),
         (["dataset._target_=mylab.net.Tiny", "~dataset.count", "~dataset.radius"], "dataset: mylab.net.Tiny is no"),
         (["process._target_=mylab.net.Tiny", "~process.beta_min", "~process.beta_max"], "process: mylab.net.Tiny is"),
     ],

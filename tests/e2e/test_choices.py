@@ -68,6 +68,7 @@ OF_PAIRS += ["edges2handbags", "diode"]
 
 HEADS = "compares the heads of prediction=ddm, which eps does not have: use objective=plain"
 DECOUPLED = ["prediction=ddm", "evaluation.only=ddim"]
+SIGNALLESS = "prediction=eps: says nothing of the data at t = 1, where process {} has no signal"
 ENLARGED = "objective.reconstruction.perceptual.enlarge=true"
 
 # What a choice cannot do alone with this recipe, and the words with which it can.
@@ -127,6 +128,29 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     "family=paired": (SOURCES, on_a_bridge("family=paired")),
     "family=dense": (SOURCES, on_a_bridge("family=dense", dataset="digits_dense")),
     "family=inpainting": (SOURCES, on_a_bridge("family=inpainting", dataset="digits_inpainting")),
+    "grid=linear_to_sigma_min2": ("do not decrease", ["grid.t_end=null"]),
+    **{
+        f"process={name}": (SIGNALLESS.format(name), ["prediction=x0", "evaluation.only=ddim"])
+        for name in ("ddm_const", "ddm_const_t", "ddm_quadratic")
+    },
+    "process=ddm_linear": (
+        "process ddm_linear draws an image with its data, which has to be predicted too",
+        [*DECOUPLED, "sampler=ddm_posterior"],
+    ),
+    **{
+        f"prediction={name}": (f"prediction={name} needs a decoupled process, and vp", [f"process={process}", *more])
+        for name, process, more in (
+            ("ddm", "ddm_linear", ["evaluation.only=ddim", "sampler=ddm_ddim"]),
+            ("ddm_single", "ddm_const", ["evaluation.only=ddpm", "sampler=heun", "sampler.stepper.form=data"]),
+        )
+    },
+    **{
+        f"sampler={name}": (
+            BUDGETLESS[0],
+            ["process=ddm_const", "prediction=ddm", f"evaluation.only={name}", "evaluation.nfe=[4]"],
+        )
+        for name in ("ddm_posterior", "ddm_ddim")
+    },
     "sampler=estimate": (
         BUDGETLESS[0],
         ["grid=explicit", "grid.values=[1.0]", "evaluation.only=estimate", "evaluation.nfe=[1]"],

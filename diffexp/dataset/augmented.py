@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffexp.core.errors import ConfigError
 from diffexp.dataset.augmentation import Augmentation
-from diffexp.dataset.split import Dataset, Indices, Split, SplitName, conditions_of
+from diffexp.dataset.split import Dataset, Derived, Indices, Split, SplitName, conditions_of
 from diffexp.dataset.warp import SMALLEST
 
 
@@ -40,7 +40,7 @@ class AugmentedSplit:
         return self._plain.labels(indices)
 
 
-class Augmented:
+class Augmented(Derived):
     """A data set whose training split is an `AugmentedSplit`.
 
     Args:
@@ -60,18 +60,9 @@ class Augmented:
                 f"dataset.images={images.name}: images of {height}x{width} pixels are too small for an augmentation, "
                 f"{SMALLEST} a side are needed"
             )
-        self.name, self.shape = images.name, images.shape
+        super().__init__(images)
         self.augment_dim = augmentation.numbers
-        self._images, self._augmentation = images, augmentation
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the images."""
-        return self._images.num_classes
-
-    def prepare(self) -> None:
-        """Read and verify the images; idempotent. DataError as their data set raises it."""
-        self._images.prepare()
+        self._augmentation = augmentation
 
     def split(self, name: SplitName) -> Split:
         """The ``train`` split, augmented, or the plain ``test`` split."""

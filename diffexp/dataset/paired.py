@@ -17,7 +17,7 @@ from diffexp.dataset.decode import Filter, Fit, Reading
 from diffexp.dataset.degradation import Degradation
 from diffexp.dataset.files import Files, check_share
 from diffexp.dataset.listing import folder_of, list_pairs, list_splits
-from diffexp.dataset.split import Dataset, Indices, Pairs, Split, SplitName, pick_split
+from diffexp.dataset.split import Dataset, Derived, Indices, Pairs, Split, SplitName, pick_split
 
 
 class _Paired(abc.ABC):
@@ -222,7 +222,7 @@ class SideBySide:
         return pick_split(self._splits, name)
 
 
-class Degraded:
+class Degraded(Derived):
     """Pairs made of the images of any data set: each is a target, and what a degradation leaves of it the source.
 
     Args:
@@ -236,19 +236,10 @@ class Degraded:
 
     def __init__(self, images: Dataset, degradation: Degradation, name: str | None = None) -> None:
         degradation.check(tuple(images.shape))
-        self.name = images.name if name is None else name
-        self.shape = images.shape
+        super().__init__(images)
+        self.name = self.name if name is None else name
         self.conditions = frozenset({"endpoint", "mask"} if degradation.masks else {"endpoint"})
-        self._images, self._degradation = images, degradation
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the images."""
-        return self._images.num_classes
-
-    def prepare(self) -> None:
-        """Read and verify the images; idempotent. DataError as their data set raises it."""
-        self._images.prepare()
+        self._degradation = degradation
 
     def split(self, name: SplitName) -> Split:
         """The ``train`` or ``test`` split, a `PairedSplit`."""

@@ -78,6 +78,28 @@ class Dataset(Protocol):
         """The ``train`` or the ``test`` images; prepares the data set if that has not been done."""
 
 
+class Derived:
+    """What data sets that are made from another one share.
+
+    Args:
+        images: the other one.
+    """
+
+    def __init__(self, images: Dataset) -> None:
+        self._images = images
+        self.name = images.name
+        self.shape = images.shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the images."""
+        return self._images.num_classes
+
+    def prepare(self) -> None:
+        """Read and verify the images; idempotent. DataError as their data set raises it."""
+        self._images.prepare()
+
+
 def conditions_of(dataset: Dataset) -> frozenset[str]:
     """What the splits of a data set give beside images and labels: of "endpoint" and "mask", by their names in batches.
 

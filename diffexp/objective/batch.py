@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffexp.core import random
 from diffexp.core.transfer import to_device
+from diffexp.objective.times import Times
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.wrapper import NO_LABEL
 from diffexp.process.base import Process
@@ -39,6 +40,15 @@ def drawn_image(process: Process, batch: Mapping[str, Tensor], seed: int) -> Ten
         return to_device(random.normal(seed, "train/attenuation", position, image.shape[1:]), image.device, image.dtype)
 
     return process.draw(normal)
+
+
+def perturbation(
+    process: Process, times: Times, batch: Mapping[str, Tensor], seed: int, label_dropout: float
+) -> tuple[Tensor, Tensor, Tensor, Conditions, Tensor | None]:
+    """All that is drawn for a batch: (data, noise, times, conditions, image drawn with the data), see the others here."""
+    x0, noise = data_and_noise(process, batch, seed)
+    t = times.draw(process, seed, batch["position"])
+    return x0, noise, t, conditions_of(batch, seed, label_dropout), drawn_image(process, batch, seed)
 
 
 def conditions_of(batch: Mapping[str, Tensor], seed: int, label_dropout: float = 0.0) -> Conditions:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffexp.core.errors import ConfigError
 from diffexp.core.transfer import to_device
 from diffexp.objective.base import Objective, Reduce, mask_of, output_of, reduced
-from diffexp.objective.batch import conditions_of, data_and_noise, drawn_image
+from diffexp.objective.batch import perturbation
 from diffexp.objective.reconstruction import Reconstruction
 from diffexp.objective.times import Times
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
@@ -121,11 +121,8 @@ class DecoupledDenoising(Objective):
 
     def __call__(self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], seed: int) -> Tensor:
         """The loss of a batch, a scalar tensor; arguments as for `objective.denoising.Denoising`."""
-        process = denoiser.process
-        x0, noise = data_and_noise(process, batch, seed)
-        t = self.times.draw(process, seed, batch["position"])
-        conditions, drawn = conditions_of(batch, seed, self.label_dropout), drawn_image(process, batch, seed)
-        return self.total(self.terms(denoiser, x0, noise, t, conditions, drawn))
+        drawn = perturbation(denoiser.process, self.times, batch, seed, self.label_dropout)
+        return self.total(self.terms(denoiser, *drawn))
 
     def terms(
         self,

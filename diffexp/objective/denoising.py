@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffexp.core.transfer import to_device
 from diffexp.objective.base import Objective, Reduce, mask_of, output_of, reduced
-from diffexp.objective.batch import conditions_of, data_and_noise, drawn_image
+from diffexp.objective.batch import perturbation
 from diffexp.objective.times import Times
 from diffexp.objective.weighting import Weighting
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
@@ -62,11 +62,8 @@ class Denoising(Objective):
             batch: "image" (B, C, H, W) in [-1, 1], "position" (B,) on the CPU, and the conditions of `conditions_of`.
             seed: keys times, noise and dropped labels, together with the positions.
         """
-        process = denoiser.process
-        x0, noise = data_and_noise(process, batch, seed)
-        t = self.times.draw(process, seed, batch["position"])
-        conditions, drawn = conditions_of(batch, seed, self.label_dropout), drawn_image(process, batch, seed)
-        return self.losses(denoiser, x0, noise, t, conditions, drawn).mean()
+        drawn = perturbation(denoiser.process, self.times, batch, seed, self.label_dropout)
+        return self.losses(denoiser, *drawn).mean()
 
     def losses(
         self,

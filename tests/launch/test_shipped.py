@@ -85,7 +85,8 @@ def _given(group: str, choice: str) -> list[str]:
 
 def _written(recipe: str) -> list[str]:
     """The groups into which a recipe, or what belongs to it at a scale, writes values of its own."""
-    files = [f"experiment/{recipe}", *(f"tuning/{name}" for name in LAYOUT.choices["tuning"] if name.startswith(recipe))]
+    tunings = [name for name in LAYOUT.choices["tuning"] if name.startswith(recipe)]
+    files = [f"experiment/{recipe}", *(f"tuning/{name}" for name in tunings)]
     keys = dict.fromkeys(key for file in files for key in read_yaml(LAYOUT.folder / f"{file}.yaml"))
     return [group for group in GROUPS if group in keys]
 

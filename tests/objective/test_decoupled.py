@@ -80,7 +80,7 @@ def test_the_loss_of_a_batch_is_that_of_what_was_drawn_for_its_positions(attenua
     expected = expected + (own - noise).square().flatten(1).mean(1) / (1.0 - t + 1.0e-2)
     found = u - attenuation.H(t, said) - time.sqrt() * own
     expected = expected + (1.0 - t).square() * (found - x0).abs().flatten(1).mean(1)
-    assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-12)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach().mean()), rel=1e-12)
 
 
 def test_every_image_has_the_loss_of_its_position_in_any_batch():

@@ -45,7 +45,7 @@ def drawn_image(process: Process, batch: Mapping[str, Tensor], seed: int) -> Ten
 def perturbation(
     process: Process, times: Times, batch: Mapping[str, Tensor], seed: int, label_dropout: float
 ) -> tuple[Tensor, Tensor, Tensor, Conditions, Tensor | None]:
-    """All that is drawn for a batch: (data, noise, times, conditions, image drawn with the data), see the others here."""
+    """All that is drawn for a batch: (data, noise, times, conditions, image drawn with the data), as told below."""
     x0, noise = data_and_noise(process, batch, seed)
     t = times.draw(process, seed, batch["position"])
     return x0, noise, t, conditions_of(batch, seed, label_dropout), drawn_image(process, batch, seed)

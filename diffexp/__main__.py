@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,12 +96,15 @@ def _answer(command: Command, layout: Layout, empty: bool) -> int:
         return _hand_over(command, layout)
     command = Command(command.flags, tuple(recall(normalise(command.words, layout), layout)))
     jobs = _validate(command, layout)
+    chained, teachers = _chained(command, jobs, layout)
+    if teachers:
+        return _sweep(command, chained, lambda folder: _one_by_one(chained, folder, layout, teachers))
     if command.multirun:
         return _sweep(command, jobs, lambda folder: _hand_over(command, layout, folder))
     jobs += _beside(command, jobs[0], layout)
     if len(jobs) == 1:
         return _hand_over(command, layout)
-    return _sweep(command, jobs, lambda folder: _one_by_one(jobs, folder, layout))
+    return _sweep(command, jobs, lambda folder: _one_by_one(jobs, folder, layout, {}))
 
 
 def _validate(command: Command, layout: Layout) -> list[Job]:
@@ -109,6 +112,15 @@ def _validate(command: Command, layout: Layout) -> list[Job]:
     from diffexp.launch.compose import expand
 
     return _checked(expand(command.words, layout, command.multirun), command, layout)
+
+
+def _chained(command: Command, jobs: list[Job], layout: Layout) -> tuple[list[Job], dict[int, int]]:
+    """The jobs with every plan of trainings written out, and {job: the job whose run is its teacher}."""
+    from diffexp.launch.chain import written_out
+
+    if "--cfg" in command.flags or "--info" in command.flags or torchrun():
+        return jobs, {}
+    return written_out(jobs, layout, lambda words: _checked(words, command, layout))
 
 
 def _beside(command: Command, job: Job, layout: Layout) -> list[Job]:
@@ -217,14 +229,19 @@ def _job(config: object) -> float | None:
         raise SystemExit(error.exit_code) from error
 
 
-def _one_by_one(jobs: Sequence[Job], folder: Path, layout: Layout) -> None:
-    """Run jobs that were composed here, without Hydra: each has a configuration of its own."""
-    from diffexp.launch.beside import told
+def _one_by_one(jobs: Sequence[Job], folder: Path, layout: Layout, teachers: Mapping[int, int]) -> None:
+    """Run jobs that were composed here, without Hydra: each has a configuration of its own.
 
-    print(told(jobs))
+    A job whose teacher is another job's run is left out when that has not ended well.
+    """
+    from diffexp.launch import beside, chain
+
+    print((chain if teachers else beside).told(jobs))
     with presenting(layout):
         for number, job in enumerate(jobs):
-            _member(job.config, folder, number, job.overrides, True)
+            taught = job.config if number not in teachers else chain.taught(job, folder, number, teachers[number])
+            if taught is not None:
+                _member(taught, folder, number, job.overrides, True)
 
 
 def _hydras_member(config: object, sweep: Path, here: bool) -> float | None:

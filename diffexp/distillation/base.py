@@ -61,12 +61,18 @@ class Distillation(abc.ABC):
         initialise: the student starts from the teacher's weights.
         teacher_ema: which of the teacher's averages counts; None: the first; "none": its raw parameters.
         teacher_prediction: the dotted key of the student's configuration to which the teacher's prediction is equal.
+        plan: it stands for several trainings, which a command carries out one after the other; by itself it is none.
     """
 
     asks_teacher: bool = True
     initialise: bool = True
     teacher_ema: str | None = None
     teacher_prediction: str = "prediction"
+    plan: bool = False
+
+    def told(self) -> str:
+        """What it is, for a person."""
+        return type(self).__name__
 
     @property
     def needs_teacher(self) -> bool:

@@ -181,6 +181,15 @@ class Progressive(Distillation):
         self.teacher_ema = teacher_ema
 
     @property
+    def plan(self) -> bool:
+        return self.student_steps is None
+
+    def told(self) -> str:
+        if self.plan:
+            return f"progressive, stages of {', '.join(map(str, self.stages))} steps"
+        return f"progressive, a student of {self.steps} step{'s' * (self.steps > 1)}"
+
+    @property
     def steps(self) -> int:
         """N of this training; of a plan, that of its first stage."""
         return self.student_steps or self.stages[0]

@@ -17,11 +17,12 @@ from diffexp.launch.lock import is_held
 from diffexp.launch.sweep import JobRecord, read_sweep
 
 TARGET = "._target_"
+_STEPS = "distillation.student_steps"
 _FEW = 3
 # Keys that say nothing about a run, or are columns of its results.
 _SILENT = (
-    "choices", "task", "runs", "ckpt", "sweep", "beside", "a", "b", "paper", "sampler", "grid", "evaluation", "logger",
-    "plugins",
+    "choices", "task", "runs", "ckpt", "sweep", "base", "beside", "a", "b", "paper", "sampler", "grid", "evaluation",
+    "logger", "plugins",
 )  # fmt: skip
 
 
@@ -80,9 +81,12 @@ def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
 def telling(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
     """As few of the keys as tell all settings apart, or all of them where there are few, or nothing less does.
 
-    Runs of several recipes differ in dozens of keys: the recipe comes first, then the classes that were chosen.
+    Runs of several recipes differ in dozens of keys: the recipe comes first, then the classes that were chosen. The
+    students of a chain go by their steps, not by their teachers.
     """
-    for name in ("experiment", "recipe"):
+    if _STEPS in keys:
+        keys = [key for key in keys if key != "teacher"]
+    for name in ("experiment", "recipe", _STEPS):
         if name in keys and len({entry.get(name) for entry in settings}) == len(settings):
             return [name]
     if len(keys) <= _FEW:
@@ -109,6 +113,11 @@ def _of_folder(folder: Path, below: Path) -> Run:
         state, message = "failed", f"process {status.get('pid')} was killed"
     settings = dict(_flat(load_frozen(folder)))
     return _filled(Run(folder.relative_to(below).as_posix(), settings, state, message), folder)
+
+
+def run_in(folder: Path) -> Run:
+    """The run of one folder, whatever it is reported with."""
+    return _of_folder(folder, folder.parent)
 
 
 def _filled(run: Run, folder: Path) -> Run:
@@ -140,9 +149,12 @@ def _by_name(runs: Sequence[Run]) -> list[Run]:
     """The runs without the values of groups that differ in their name: the name says it."""
     names = [key for key in varied([run.settings for run in runs]) if "." not in key]
     return [
-        replace(run, settings={
-            key: value for key, value in run.settings.items() if key in names or key.split(".")[0] not in names
-        })
+        replace(
+            run,
+            settings={
+                key: value for key, value in run.settings.items() if key in names or key.split(".")[0] not in names
+            },
+        )
         for run in runs
     ]
 

@@ -1,6 +1,7 @@
 """Controls: sets of images whose distance says how to read the distances of samplers, at the same n and seeds.
 
     real        held-out images, or the targets of the very pairs: the floor, which a perfect model reaches
+    held_out    held-out images drawn with replacement: the floor where more images are made than are held out
     source      of pairs, the sources themselves: a model that does nothing
     noise       Gaussian noise, quantised: no model at all
     mean        the mean training image, n times: no diversity
@@ -46,6 +47,11 @@ def _real(given: _Source) -> Draw:
     return lambda indices: given.test.images(order[indices])
 
 
+def _held_out(given: _Source) -> Draw:
+    test = given.test if given.pairing is None else given.pairing.split
+    return lambda indices: test.images(random.integers(given.seed, "control/held_out", indices, len(test)))
+
+
 def _source(given: _Source) -> Draw:
     if given.pairing is None:
         raise ValueError("the control 'source' needs pairs")
@@ -70,7 +76,9 @@ def _resampled(given: _Source) -> Draw:
     return lambda indices: train.images(random.integers(given.seed, "control/resampled", indices, len(train)))
 
 
-_CONTROLS = {"real": _real, "source": _source, "noise": _noise, "mean": _mean, "resampled": _resampled}
+_CONTROLS = {
+    "real": _real, "held_out": _held_out, "source": _source, "noise": _noise, "mean": _mean, "resampled": _resampled,
+}  # fmt: skip
 _OF_PAIRS = ("source", "noise", "mean")
 CONTROLS = tuple(_CONTROLS)
 
@@ -85,7 +93,7 @@ def check_floor(names: list[str], n: int, dataset: str, held_out: int) -> None:
     if "real" in names and n > held_out:
         raise ConfigError(
             f"evaluation.n={n}: the control 'real' needs as many held-out images and '{dataset}' has {held_out}; "
-            f"use evaluation.n={held_out} or leave 'real' out of evaluation.controls"
+            f"use evaluation.n={held_out}, or 'held_out' in the place of 'real' in evaluation.controls"
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from diffexp.core.files import write_text_atomic
 from diffexp.evaluation import published, section
+from diffexp.evaluation.chain import chains
 from diffexp.evaluation.collect import TARGET, Run, collect, command_line, telling, varied
 from diffexp.evaluation.markdown import table, text_table
 from diffexp.evaluation.plot import draw_distance
@@ -49,7 +50,7 @@ def write_overview(folder: Path) -> Path:
     groups = _groups(runs)
     if groups:
         _write_rows(folder / RESULTS_FILE, groups, keys)
-    parts = [_head(folder, runs), _jobs(runs, keys, folder), _unfinished(runs)]
+    parts = [_head(folder, runs), _jobs(runs, keys, folder), _unfinished(runs), chains(runs)]
     names = dict.fromkeys(row.protocol for group in groups for row in group.run.rows)
     used = [require_one_protocol(_rows(groups, name), _protocols(groups)) for name in names]
     parts += [_section(folder, protocol, groups, used) for protocol in used]

@@ -15,6 +15,7 @@ from diffexp.evaluation.table import Summary, best_of, spell_range, spell_spread
 _TARGETS = "the targets of these very pairs: the floor, what a perfect model scores at this n"
 _MEANING = {
     "real": "held-out images: the floor, what a perfect model scores at this n; lower means copies",
+    "held_out": "held-out images drawn with replacement: the floor where more images are made than are held out",
     "source": "the sources of the pairs: a model that does nothing",
     "noise": "Gaussian noise: no model at all",
     "mean": "the mean training image, n times: no diversity",

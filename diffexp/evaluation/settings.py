@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from diffexp.core.errors import ConfigError, nearest
@@ -42,6 +42,7 @@ class EvaluationSettings:
         reference: the split whose images distances are taken from.
         pairs: of a data set of pairs, the split whose sources images are made from; None: the held-out one.
         metrics: paired metrics, each image against the target of its pair: mse, psnr, ssim, lpips.
+        allow_off_grid: sample a student of N steps with other numbers of steps too, see `at_own_steps`.
 
     Raises:
         ConfigError: for a value out of range.
@@ -66,6 +67,7 @@ class EvaluationSettings:
         reference: SplitName = "train",
         pairs: SplitName | None = None,
         metrics: list[str] | None = None,
+        allow_off_grid: bool = False,
     ) -> None:
         if n < 2:
             raise ConfigError(f"evaluation.n={n}: a distance needs at least 2 images")
@@ -102,6 +104,7 @@ class EvaluationSettings:
         self.reference = reference
         self.pairs = pairs
         self.metrics = list(dict.fromkeys(metrics or ()))
+        self.allow_off_grid = allow_off_grid
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,37 @@ def build_arms(node: Mapping[str, Any], sampler: Mapping[str, Any], make: Make, 
         arm.feasible(node.get("nfe_policy", "exact"))
     _require_distinct(list(nodes), arms)
     return arms
+
+
+def at_own_steps(arms: Sequence[Arm], steps: int, named: bool) -> list[Arm]:
+    """The arms of a student that was distilled to take exactly `steps` steps.
+
+    Args:
+        arms: of its recipe, which names the steps of all students.
+        steps: its own.
+        named: the budgets are no recipe's but were asked for (`evaluation.nfe`).
+
+    Raises:
+        ConfigError: another number of steps was asked for, or no arm has the student's own.
+    """
+    found = []
+    for arm in arms:
+        own = tuple(nfe for nfe in arm.nfe if nfe is not None and arm.sampler.steps(nfe) == steps)
+        if named and own != arm.nfe:
+            raise ConfigError(off_grid(arm.nfe, steps))
+        found += [replace(arm, nfe=own)] if own else []
+    if not found:
+        raise ConfigError(off_grid([nfe for arm in arms for nfe in arm.nfe], steps))
+    return found
+
+
+def off_grid(budgets: Sequence[int | None], steps: int) -> str:
+    """Why a student of `steps` steps is not sampled at these budgets."""
+    asked = ", ".join("adaptive" if nfe is None else str(nfe) for nfe in budgets)
+    return (
+        f"evaluation.nfe={asked}: the network was distilled to take exactly {steps} step{'s' * (steps > 1)}, trained "
+        "for no others: leave evaluation.nfe out, or add evaluation.allow_off_grid=true"
+    )
 
 
 def short_names(arms: list[Arm]) -> dict[str, Arm]:

@@ -24,6 +24,8 @@ NOT_TRAINING = (
     "dataset.path", "dataset.root", "dataset.download", "dataset.verify", "dataset.in_memory",
     "dataset.images.path", "dataset.images.root", "dataset.images.download", "dataset.images.verify",
     "dataset.images.in_memory", "dataset.target", "dataset.source",
+    # of a progressive distillation, which stages come before and after this one
+    "distillation.start_steps", "distillation.end_steps", "distillation.updates", "distillation.updates_at",
     # what is written, how often, and who loads the data
     "training.log_every", "training.checkpoint_every", "training.keep", "training.workers",
     # the number of devices counts (dropout belongs to the rank), their kind does not
@@ -31,11 +33,14 @@ NOT_TRAINING = (
 )  # fmt: skip
 """The exceptions."""
 
+MODEL = ("process", "prediction", "network")
+"""What an evaluation takes from a checkpoint, and a student shares with its teacher."""
+
 LENGTH = "training.max_steps"
 """How far a training goes: it names the folder, but a longer training may go on from a shorter one."""
 
 NOT_JOB = (
-    *NOT_TRAINING, "task", "runs", "ckpt", "teacher", "sweep", "beside", "a", "b", "logger", "plugins", "paper",
+    *NOT_TRAINING, "task", "runs", "ckpt", "teacher", "sweep", "base", "beside", "a", "b", "logger", "plugins", "paper",
     "interpolation", "evaluation.batch_size", "evaluation.again",
 )  # fmt: skip
 """What makes no other job of the same work: two commands that differ in these alone share a run folder."""
@@ -104,6 +109,20 @@ def difference(trained: Mapping[str, Any], wanted: Mapping[str, Any], keys: Coll
         if before.get(key) != now.get(key):
             return f"{key}={before.get(key)}, this command has {now.get(key)}"
     return None
+
+
+def difference_of_models(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str | None:
+    """The first entry in which the model of a teacher is another than its student's, classes first; None: they agree.
+
+    Dropout is no part of it: teachers are asked in evaluation mode.
+    """
+    nodes = [{key: _without_dropout(config[key]) for key in MODEL} for config in (teacher, student)]
+    classes = [{key: {"_target_": node[key]["_target_"]} for key in MODEL} for node in nodes]
+    return difference(*classes, MODEL) or difference(*nodes, MODEL)
+
+
+def _without_dropout(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "dropout"}
 
 
 def _leaves(node: Mapping[str, Any], path: str, without: Collection[str]) -> Iterator[tuple[str, Any]]:

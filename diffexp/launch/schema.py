@@ -169,11 +169,12 @@ def _check_scalars(config: Mapping[str, Any], layout: Layout) -> None:
     seed = config.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(str(Fault("seed", "an int, 0 or larger", seed)))
-    for key in ("ckpt", "teacher", "runs", "recipe", "sweep", "a", "b"):
+    texts = ("ckpt", "teacher", "base", "runs", "recipe", "sweep", "a", "b")
+    for key in texts:
         value = config.get(key)
         if not (isinstance(value, str) or (value is None and (key != "runs" or key not in config))):
             raise ConfigError(str(Fault(key, "str" if key == "runs" else "str or null", value)))
-    for key in set(layout.scalars) - {"task", "seed", "ckpt", "teacher", "runs", "recipe", "sweep", "a", "b", *_FREE}:
+    for key in set(layout.scalars) - {"task", "seed", *texts, *_FREE}:
         before, value = layout.scalars[key], config.get(key)
         if type(before) in (bool, int, float, str) and "${" not in str(before):
             fault = fault_of(value, ast.Name(type(before).__name__), _HERE, key)

@@ -135,6 +135,12 @@ def note_folder(run: Path) -> None:
         _change(Path(file), folder=Path(os.path.relpath(run, Path(file).parent)).as_posix())
 
 
+def add_word(sweep: Path, number: int, word: str) -> None:
+    """Complete the words that make a job by one that is known only now."""
+    file = _file(sweep, number)
+    _change(file, overrides=(*_read(file).overrides, word))
+
+
 @contextmanager
 def job_record(sweep: Path, number: int, overrides: Sequence[str]) -> Iterator[str]:
     """Keep the file of a job true while the block runs it: how it ends is what the block raises.

@@ -16,14 +16,14 @@ from diffexp.evaluation.pairs import check_pairs, pairing_of
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
-from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings
+from diffexp.evaluation.settings import Arm, EvaluationSettings, at_own_steps, build_arms, build_settings
 from diffexp.evaluation.sweep import check, evaluate
 from diffexp.evaluation.table import best_of, summarise_arms
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import sweep_name
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, check_device, make_logger, make_node
-from diffexp.tasks.restore import Restored
+from diffexp.tasks.restore import Restored, student_steps
 from diffexp.tasks.source import make_source, open_checkpoint_or_oracle, open_folder
 from diffexp.training.mirror import Work
 
@@ -62,10 +62,12 @@ def plan_evaluation(config: Config, parts: Parts, restored: Restored | None = No
     check_device(parts)
     profiles = parts.ema.profiles if restored is None else restored.state["ema"]["profiles"]
     _check_profile(config["evaluation"]["ema"], profiles if parts.trainable else ())
-    plan = Plan(
-        build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"]),
-        build_settings(config["evaluation"], make_node),
-    )
+    arms = build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"])
+    settings = build_settings(config["evaluation"], make_node)
+    steps = student_steps(config if restored is None else restored.config)
+    if steps is not None and not settings.allow_off_grid:
+        arms = at_own_steps(arms, steps, settings.nfe is not None)
+    plan = Plan(arms, settings)
     check_pairs(parts.dataset, plan.settings)
     for arm in plan.arms:
         arm.sampler.check(parts.gives)

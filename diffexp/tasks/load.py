@@ -24,7 +24,7 @@ from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise
 from diffexp.tasks.build import DataShape, Parts, build, initialised_network, make_node
-from diffexp.tasks.restore import Restored, load_network
+from diffexp.tasks.restore import Restored, load_network, student_steps
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Model:
         batch_size: int = 256,
         endpoints: Tensor | None = None,
         masks: Tensor | None = None,
+        allow_off_grid: bool = False,
     ) -> Tensor:
         """Images 0 .. n-1 of a seed: float32 (n, C, H, W) on the CPU, data scaled to [-1, 1] (not clipped).
 
@@ -71,12 +72,19 @@ class Model:
             batch_size: images at a time.
             endpoints: (n, C, H, W) in [-1, 1], what bridges start from: a data set's `pairs(...).endpoint`.
             masks: (n, 1, H, W), 1 inside the holes, for samplers that keep the rest (sampler.mask).
+            allow_off_grid: sample a distilled student with another number of steps than its own.
 
         Raises:
-            ConfigError: for an unknown sampler or an infeasible budget, or a bridge without end points.
+            ConfigError: for an unknown sampler or an infeasible budget, a bridge without end points, or a student off
+                its number of steps.
         """
         if sampler not in self.samplers:
             raise ConfigError(f"no sampler '{sampler}' in this recipe; {nearest(sampler, self.samplers)}")
+        steps = student_steps(self.config)
+        if steps is not None and not allow_off_grid and (nfe is None or self.samplers[sampler].steps(nfe) != steps):
+            raise ConfigError(
+                f"nfe={nfe}: the network was distilled to take exactly {steps} steps; allow_off_grid=True"
+            )
         if self.denoiser.process.endpoint and endpoints is None:
             raise ConfigError(f"process {self.denoiser.process.name} is a bridge: give endpoints=, one for each image")
         given = Conditions(labels, endpoints, None, masks)

@@ -16,14 +16,12 @@ from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import CheckpointError, ConfigError, nearest
 from diffexp.core.naming import checkpoints, step_of
 from diffexp.launch.find import find_run
-from diffexp.launch.fingerprint import TRAINING, difference
+from diffexp.launch.fingerprint import MODEL, TRAINING, difference
 from diffexp.launch.folder import CHECKPOINTS, revision
 from diffexp.tasks.build import Config, Parts, initialised_network
 
 log = logging.getLogger("diffexp")
 
-MODEL = ("process", "prediction", "network")
-"""What an evaluation takes from a checkpoint; a training needs all of `launch.fingerprint.TRAINING`."""
 _PREFIX = "network."
 
 
@@ -119,6 +117,11 @@ def warn_of_data(restored: Restored, config: Config) -> None:
     found = difference(restored.config, config, ("dataset",))
     if found is not None:
         log.warning("%s was trained with %s: repeat it, unless other data are meant", restored.path, found)
+
+
+def student_steps(config: Config) -> int | None:
+    """The only number of steps that a network with this configuration was distilled for; None for any."""
+    return (config.get("distillation") or {}).get("student_steps")
 
 
 def load_network(

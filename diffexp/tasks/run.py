@@ -9,6 +9,7 @@ from diffexp.evaluation.report import REPORT_FILE
 from diffexp.evaluation.results import Row
 from diffexp.evaluation.sweep import check
 from diffexp.launch import ranks
+from diffexp.launch.fingerprint import MODEL
 from diffexp.launch.folder import read_status
 from diffexp.launch.place import Names, Place
 from diffexp.launch.signals import StopRequest
@@ -17,7 +18,7 @@ from diffexp.tasks import console, evaluate
 from diffexp.tasks.build import Config, Parts, build
 from diffexp.tasks.dashboard import show_finished
 from diffexp.tasks.evaluate import Plan, best, plan_evaluation, run_evaluation
-from diffexp.tasks.restore import MODEL, Restored, read_checkpoint, warn_of_revision
+from diffexp.tasks.restore import Restored, read_checkpoint, warn_of_revision
 from diffexp.tasks.source import expected, open_folder
 from diffexp.tasks.teacher import with_teacher
 from diffexp.tasks.train import names_of, obtain, prepare

@@ -16,10 +16,10 @@ from diffexp.checkpoint.file import load
 from diffexp.core.errors import CheckpointError, ConfigError
 from diffexp.launch import ranks
 from diffexp.launch.find import find_run
-from diffexp.launch.fingerprint import difference
+from diffexp.launch.fingerprint import MODEL, difference_of_models
 from diffexp.launch.folder import CONFIG, load_frozen
 from diffexp.tasks.build import Config, Parts
-from diffexp.tasks.restore import MODEL, Restored, load_network
+from diffexp.tasks.restore import Restored, load_network
 
 log = logging.getLogger("diffexp")
 
@@ -46,9 +46,14 @@ def with_teacher(config: Config, parts: Parts) -> tuple[Config, Parts]:
             hint = "initialise=true starts from it" if method is not None else "choose distillation=cbt or cbd"
             raise ConfigError(f"teacher={spec}: has no effect here; distillation.{hint}")
         return config, parts
+    if method.plan:
+        raise ConfigError(
+            f"distillation: {method.told()}, each of them a training: task=run and task=train do them all, but not "
+            "under torchrun or with ckpt=; for one stage add distillation.student_steps=... and teacher=..."
+        )
     method.prepare(parts.data.shape)
     world = ranks.world()
-    path = Path(world.share(str(_find(config)) if world.main else None))  # "latest" may change from rank to rank
+    path = Path(world.share(str(_find(config, parts)) if world.main else None))  # "latest" may change from rank to rank
     restored = open_teacher(config, parts, path)
     network, profile = load_network(parts, restored, method.teacher_ema, "distillation.teacher_ema")
     weights = hash_of(network)
@@ -66,7 +71,7 @@ def described(config: Config, parts: Parts) -> str | None:
     method, spec = parts.distillation, config.get("teacher")
     if method is None:
         return None
-    name = type(method).__name__
+    name = method.told()
     if not method.needs_teacher:
         return f"{name}, without a teacher"
     uses = [use for use, true in {"starts from": method.initialise, "asks": method.asks_teacher}.items() if true]
@@ -77,7 +82,7 @@ def described(config: Config, parts: Parts) -> str | None:
     return f"{name}, {' and '.join(uses)} {path} (step {step:,})"
 
 
-def _find(config: Config) -> Path:
+def _find(config: Config, parts: Parts) -> Path:
     """The checkpoint of the teacher."""
     spec, runs = config.get("teacher"), config["runs"]
     if spec is None and config["ckpt"] is not None:
@@ -85,9 +90,9 @@ def _find(config: Config) -> Path:
         spec = load_frozen(run).get("teacher") if run is not None and (run / CONFIG).is_file() else None
     if spec is None:
         name = config["recipe"].replace("cdbm", "ddbm") if config.get("recipe") else "<recipe>"
+        without = "" if parts.distillation.asks_teacher else "; distillation.initialise=false goes without"
         raise ConfigError(
-            f"distillation: needs teacher=: a checkpoint, a run folder, or latest:{name} (distillation=cbt with "
-            "distillation.initialise=false goes without)"
+            f"distillation: needs teacher=: a checkpoint, a run folder, or latest:{config.get('base') or name}{without}"
         )
     return find_run(str(spec), runs, "teacher")[1]
 
@@ -100,11 +105,11 @@ def open_teacher(config: Config, parts: Parts, path: Path) -> Restored:
     teacher = restored.config
     expected = {key: config[key] for key in MODEL}
     expected["prediction"] = _node(config, parts.distillation.teacher_prediction)
-    classes = [{key: {"_target_": node[key]["_target_"]} for key in MODEL} for node in (teacher, expected)]
-    found = difference(*classes, MODEL) or difference(teacher, expected, MODEL)
+    found = difference_of_models(teacher, expected)
     if found is not None:
         made_by = f"experiment={teacher.get('recipe')} scale={teacher.get('choices', {}).get('scale')}"
         raise CheckpointError(f"teacher={path}: was trained with {found} (it was made by {made_by})")
+    parts.distillation.check_teacher(teacher, str(path))
     shape, labels = tuple(state["data"]["shape"]), state["data"]["num_classes"]
     if (shape, labels) != (tuple(parts.data.shape), parts.data.num_classes):
         raise CheckpointError(

@@ -54,7 +54,8 @@ def on_a_bridge(choice: str, **changes: str) -> list[str]:
 
 
 SOURCES = "takes no source images, which "
-CLASSES = {"adm_imagenet256", "small_inpainting"}  # networks that want classes
+# networks that want classes
+CLASSES = {"adm_imagenet256", "small_inpainting", "pd_imagenet64", "pd_imagenet64_student"}
 DIVIDED = {"ddm_cifar10", "small_decoupled"}  # networks that want a prediction with an image and noise
 TWO_HEADS = ["process=ddm_const", "prediction=ddm", "objective=plain"]
 PAIRS = {  # data sets of pairs, and what they need besides
@@ -74,6 +75,7 @@ ENLARGED = "objective.reconstruction.perceptual.enlarge=true"
 # What a choice cannot do alone with this recipe, and the words with which it can.
 NEEDS: dict[str, tuple[str, list[str]]] = {
     "dataset=cifar10_augmented": ("network.augment_dim=null: 9 numbers tell how", ["network.augment_dim=9"]),
+    "dataset=imagenet64": ("dataset.labels=true has no effect on this network", ["network.class_conditional=true"]),
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
     "grid=explicit": ("grid.values=[]: name at least one", ["grid.values=[0.9,0.5]", "evaluation.nfe_policy=below"]),
     "grid=karras": ("grid.sigma_min=0.002: must be above 0.010486", ["grid.t_end=1.0e-5"]),

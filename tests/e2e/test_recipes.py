@@ -109,12 +109,15 @@ def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> No
     Every arm then samples with the network that has come of it.
     """
     words = ["scale=quick", "task=train", "training.max_steps=20", "training.log_every=5", "optimizer.warmup_steps=0"]
-    if compose(LAYOUT, f"experiment={recipe}")["distillation"]:
+    distillation = compose(LAYOUT, f"experiment={recipe}", "scale=quick")["distillation"] or {}
+    if "student_steps" in distillation:
+        words += _one_stage(recipe, command)
+    elif distillation:
         words += ["distillation.initialise=false", "distillation.schedule.every=1000", "optimizer.lr=4.0e-3"]
         words += ["training.max_steps=40", "training.log_every=10"]
     answer = command(f"experiment={recipe}", *words)
     assert answer.code == 0, answer.err
-    (path,) = Path("runs").rglob("metrics.jsonl")
+    (path,) = Path("runs").glob(f"{recipe}/*/metrics.jsonl")
     losses = [json.loads(line)["loss"] for line in path.read_text().splitlines()]
     assert len(losses) == 4
     assert all(map(math.isfinite, losses))
@@ -123,10 +126,21 @@ def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> No
     given = _given(model)
     assert model.samplers
     for name, sampler in model.samplers.items():
-        images = model.sample(4, sampler.nearest_nfe(4) if sampler.budgeted else None, name, **given)
+        images = model.sample(
+            4, sampler.nearest_nfe(4) if sampler.budgeted else None, name, **given, allow_off_grid=True
+        )
         assert tuple(images.shape) == (4, *model.shape), name
         assert bool(images.isfinite().all()), name
-        assert float(images.std(0).min()) > 0.0, name  # four images, not four times the same
+        assert float(images.std(0).mean()) > 0.0, name  # four images, not four times the same
+
+
+def _one_stage(recipe: str, command: Command) -> list[str]:
+    """The words of one stage of a progressive distillation from nothing, after the first steps of its teacher."""
+    base = compose(LAYOUT, f"experiment={recipe}")["base"]
+    answer = command(f"experiment={base}", "scale=quick", "task=train", "training.max_steps=5")
+    assert answer.code == 0, answer.err
+    words = ["distillation.student_steps=2", f"teacher=latest:{base}", "distillation.initialise=false"]
+    return [*words, "optimizer.lr=4.0e-3", "optimizer.decay_steps=null"]
 
 
 def _given(model: diffexp.Model) -> dict[str, torch.Tensor]:

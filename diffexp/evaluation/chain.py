@@ -1,0 +1,183 @@
+"""The section of a report about a chain of distillations: what each stage cost, and how far its student is."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from diffexp.evaluation.collect import Run, run_in
+from diffexp.evaluation.markdown import text_table
+from diffexp.evaluation.results import Row
+from diffexp.evaluation.table import Summary, best_of, spell_spread, summarise_controls, summarise_groups
+from diffexp.launch.find import newest
+from diffexp.launch.folder import CONFIG
+
+STAGE_PASSES, BASE_PASSES = 5, 3
+"""Forward passes that an image of a step costs, a backward pass counted as two: a stage asks its teacher twice."""
+
+_FLOORS = ("held_out", "real")
+_FEW = 4  # steps of the student whose distance from the first teacher is said in words
+
+
+def chains(runs: Sequence[Run]) -> str:
+    """One table for each chain among the runs; empty without any."""
+    stages = {_checkpoint(run): run for run in runs if run.folder is not None}
+    taught = {_teacher(run) for run in runs if _steps(run) is not None}
+    parts = []
+    for run in runs:
+        if _steps(run) is not None and run.rows and _checkpoint(run) not in taught:
+            chain = _behind(run, stages)
+            if len(chain) > 1:
+                parts += _section(chain)
+    return "\n\n".join(["## Distillation", *parts]) if parts else ""
+
+
+def _section(chain: Sequence[Run]) -> list[str]:
+    """Title, table and notes of one chain, from its first training to its last."""
+    first, last = chain[0], chain[-1]
+    base = first if _steps(first) is None else None
+    start = 2 * (_steps(chain[1] if base else first) or 0)
+    lines = [_Line.of(run, base, start) for run in chain]
+    numbers = ", ".join(str(line.steps) for line in lines[1 if base else 0 :])
+    title = (
+        f"### {last.config.get('recipe')}, prediction {(last.config.get('choices') or {}).get('prediction')}: {numbers}"
+    )
+    header = [
+        "steps", "updates", "passes per image, million", "training, s", "distance at these steps",
+        "undistilled, same sampler", "undistilled, best other", "from the first teacher, floor spreads",
+    ]  # fmt: skip
+    parts = [title, text_table(header, [line.cells() for line in lines])]
+    return [*parts, *([_cost(lines)] if base else []), _distance(lines, start), _NOTE]
+
+
+_NOTE = (
+    "Passes are forward passes of one image, a backward one counted as two: 3 for an image of an ordinary step, 5 for "
+    "one of a stage. Seconds are those of the steps, as long as they took on the machine as it was. The other samplers "
+    "of the undistilled network are its listed arms; which is best is decided by these very distances, in its favour. "
+    "A spread is the standard deviation of the floor over the evaluation seeds."
+)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One training of a chain; `floor` is what a set of real images scores."""
+
+    run: Run
+    steps: int
+    updates: int
+    passes: int
+    seconds: float | None
+    own: Summary | None
+    same: Summary | None
+    other: Summary | None
+    goal: Summary | None
+    floor: Summary | None
+
+    @classmethod
+    def of(cls, run: Run, base: Run | None, start: int) -> _Line:
+        steps, training = _steps(run), run.config["training"]
+        arms = _arms(run.rows)
+        at = steps or start
+        mine = [arm for arm in arms if arm.nfe == at]
+        own = mine[0] if mine else None
+        others = _arms(base.rows) if base else []
+        goal = next((arm for arm in others if own and arm.nfe == start and arm.sampler == own.sampler), None)
+        same = next((arm for arm in others if own and steps and arm.nfe == at and arm.sampler == own.sampler), None)
+        found = [arm for arm in others if own and arm.nfe == at and arm.sampler != own.sampler]
+        controls = {floor.label: floor for floor in summarise_controls(run.rows) if own and floor.metric == own.metric}
+        updates = int(training["max_steps"])
+        passes = updates * int(training["batch_size"]) * (STAGE_PASSES if steps else BASE_PASSES)
+        floor = next((controls[name] for name in _FLOORS if name in controls), None)
+        return cls(run, at, updates, passes, _seconds(run), own, same, best_of(found), goal, floor)
+
+    @property
+    def spreads(self) -> float | None:
+        """How many of the floor's spreads the distance is above that of the first teacher with all its steps."""
+        if self.own is None or self.goal is None or self.floor is None or len(self.floor.values) < 2:
+            return None
+        spread = statistics.stdev(self.floor.values)
+        return (self.own.mean - self.goal.mean) / spread if spread > 0.0 else None
+
+    def cells(self) -> list[str]:
+        spell = [_spelled(self.own), _spelled(self.same), _spelled(self.other, named=True)]
+        seconds = "–" if self.seconds is None else f"{self.seconds:.0f}"
+        spreads = "–" if self.spreads is None or _steps(self.run) is None else f"{self.spreads:.1f}"
+        name = str(self.steps) if _steps(self.run) is not None else f"teacher, {self.steps}"
+        return [name, f"{self.updates:,}", f"{self.passes / 1e6:.3g}", seconds, *spell, spreads]
+
+
+def _spelled(arm: Summary | None, named: bool = False) -> str:
+    if arm is None:
+        return "–"
+    return f"{spell_spread(arm)} ({arm.label})" if named else spell_spread(arm)
+
+
+def _cost(lines: Sequence[_Line]) -> str:
+    """The stages against the training of the first teacher."""
+    base, stages = lines[0], lines[1:]
+    text = f"**Distillation took {sum(line.passes for line in stages) / base.passes:.2f} x the passes"
+    seconds = [line.seconds for line in lines]
+    if all(seconds):
+        text += f" and {sum(s or 0.0 for s in seconds[1:]) / (seconds[0] or 1.0):.2f} x the time"
+    return f"{text} of the base training.**"
+
+
+def _distance(lines: Sequence[_Line], start: int) -> str:
+    """How far the student of four steps is from the first teacher, or that of the fewest steps above."""
+    line = min(lines, key=lambda line: (abs(line.steps - _FEW), line.steps))
+    if line.spreads is None or line.own is None or line.goal is None or line.floor is None:
+        return "The floor has no spread here, or the first teacher no distance: no comparison with it."
+    return (
+        f"The student of {line.steps} steps is at {spell_spread(line.own)}, the teacher of {start} steps at "
+        f"{spell_spread(line.goal)}: {line.spreads:.1f} times the floor's spread apart (floor {line.floor.label}, "
+        f"{spell_spread(line.floor)})."
+    )
+
+
+def _arms(rows: Sequence[Row]) -> list[Summary]:
+    """The samplers of a run, of its first metric."""
+    metrics = [row.metric for row in rows if row.control is None]
+    return summarise_groups([("", [row for row in rows if row.metric == metrics[0]])]) if metrics else []
+
+
+def _behind(run: Run, stages: dict[Path | None, Run]) -> list[Run]:
+    """The trainings from the first teacher to this one, as far as they are among the runs or on this machine."""
+    chain = [run]
+    while _steps(chain[0]) is not None and (before := stages.get(_teacher(chain[0]))) is not None:
+        chain.insert(0, before)
+    given = _teacher(chain[0])
+    if given is not None and (given.parent.parent / CONFIG).is_file():  # `teacher=` of the command
+        chain.insert(0, run_in(given.parent.parent))
+    return chain
+
+
+def _steps(run: Run) -> int | None:
+    """The number of steps of a student; None for another run."""
+    return (run.config.get("distillation") or {}).get("student_steps")
+
+
+def _teacher(run: Run) -> Path | None:
+    """The checkpoint that a run learns from."""
+    spec = run.config.get("teacher")
+    return None if spec is None else Path(spec).resolve()
+
+
+def _checkpoint(run: Run) -> Path | None:
+    """The last checkpoint of a run."""
+    found = None if run.folder is None else newest(run.folder)
+    return None if found is None else found.resolve()
+
+
+def _seconds(run: Run) -> float | None:
+    """How long the steps of a run took, by the lines of its training; None where there are none."""
+    checkpoint = _checkpoint(run)
+    path = None if checkpoint is None else checkpoint.parent.parent / "metrics.jsonl"
+    if path is None or not path.is_file():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    size, marks = int(run.config["training"]["batch_size"]), [{"step": 0}, *lines]
+    return sum((now["step"] - then["step"]) * size / now["images_per_second"] for then, now in pairwise(marks))

@@ -12,7 +12,6 @@ from diffexp.core.errors import ConfigError
 from diffexp.network.spec import UNetSpec
 
 CONF = Path(__file__).parents[2] / "conf" / "network"
-PD_LARGE = {"blocks": 3, "attention": [32, 16, 8], "head_dim": 64, "embedding_dim": 768}
 SMALL = {"channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4], "num_heads": 2, "max_groups": 8}
 
 
@@ -32,13 +31,11 @@ def test_progressive_distillation_cifar10_has_the_published_size():
 
 
 def test_progressive_distillation_imagenet64_has_the_published_size():
-    spec = UNetSpec(channels=192, multipliers=[1, 2, 3, 4], class_conditional=True, **PD_LARGE)
-    assert parameters(spec, 3, 6, 64, 1000) == 295_905_222
+    assert parameters(from_yaml("pd_imagenet64"), 3, 6, 64, 1000) == 295_905_222
 
 
 def test_progressive_distillation_lsun128_has_the_published_size():
-    spec = UNetSpec(channels=64, multipliers=[1, 2, 4, 6, 8], **PD_LARGE)
-    assert parameters(spec, 3, 6, 128) == 139_578_502
+    assert parameters(from_yaml("pd_lsun128"), 3, 6, 128) == 139_578_502
 
 
 def test_ncsnpp_deep_has_about_108_million_parameters():

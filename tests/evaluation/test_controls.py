@@ -38,6 +38,14 @@ def test_resampled_images_are_training_images_with_repeats(dataset):
     assert 0.55 * 600 < distinct < 0.71 * 600  # 1 - 1/e = 0.632 of the images are expected
 
 
+def test_held_out_images_are_drawn_again_where_they_are_too_few(dataset):
+    images = _images(dataset, "held_out", n=600).flatten(1)
+    held_out = dataset.split("test").images(range(200)).flatten(1)
+    places = (images[:, None] == held_out[None]).all(-1)
+    assert bool(places.any(1).all())
+    assert 180 < int(places.any(0).sum()) < 200  # (1 - 1 / 200)^600 = 0.05 of them are expected to be missing
+
+
 def test_noise_is_standard_normal_before_it_is_clipped(dataset):
     levels = _images(dataset, "noise", n=400).double() / 127.5 - 1
     assert float(levels.mean()) == pytest.approx(0.0, abs=0.02)

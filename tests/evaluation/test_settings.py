@@ -3,7 +3,15 @@
 import pytest
 
 from diffexp.core.errors import ConfigError
-from diffexp.evaluation.settings import Arm, EvaluationSettings, build_arms, build_settings, file_stems, short_names
+from diffexp.evaluation.settings import (
+    Arm,
+    EvaluationSettings,
+    at_own_steps,
+    build_arms,
+    build_settings,
+    file_stems,
+    short_names,
+)
 from diffexp.sampler.gddim import GDDIM
 from diffexp.sampler.grid import Power
 from diffexp.sampler.linear import DDIM as Stepper
@@ -50,6 +58,18 @@ def test_only_takes_the_command_lines_sampler_with_the_arms_budgets(make):
     assert _plan(build_arms({**NODE, "only": "ddim"}, HEUN, make)) == {"ddim": [5, 10]}
     other = {"_target_": "ddpm", "name": "ddpm"}
     assert _plan(build_arms({**NODE, "only": "ddpm", "nfe": [7]}, other, make)) == {"ddpm": [7]}
+
+
+def test_a_distilled_student_keeps_its_own_budget(make):
+    arms = build_arms(NODE, DDIM, make)
+    assert _plan(at_own_steps(arms, 5, named=False)) == {"ddim": [5], "heun": [9]}, "steps, not evaluations"
+    assert _plan(at_own_steps(arms, 10, named=False)) == {"ddim": [10]}
+    named = build_arms({**NODE, "arms": {"ddim": {**DDIM, "nfe": [5]}}, "nfe": [5]}, DDIM, make)
+    assert _plan(at_own_steps(named, 5, named=True)) == {"ddim": [5]}
+    with pytest.raises(ConfigError, match=r"nfe=5: the network was distilled to take exactly 4 steps.*allow_off_grid"):
+        at_own_steps(named, 4, named=True)
+    with pytest.raises(ConfigError, match=r"nfe=5, 10, 5, 9: the network was distilled to take exactly 1 step, "):
+        at_own_steps(arms, 1, named=False)
 
 
 def test_a_recipe_without_arms_evaluates_its_sampler(make):

@@ -91,9 +91,21 @@ def test_the_exceptions_are_keys_of_some_configuration(compose: Compose) -> None
     """A misspelt exception would count as a difference for ever."""
     everything = [compose(), compose("dataset=cifar10"), compose("dataset=image_folder", "dataset.path=x")]
     everything += [compose("dataset=diode"), compose("dataset=imagenet256_inpainting")]
-    keys = {f"{group}.{key}" for config in everything for group in ("dataset", "training", "trainer")
-            for key in config[group]}  # fmt: skip
     assert {f"dataset.images.{key}" for key in everything[-1]["dataset"]["images"]} > {"dataset.images.path"}
+    everything.append(compose("distillation=progressive"))
+    keys = {f"{group}.{key}" for config in everything for group in ("dataset", "training", "trainer", "distillation")
+            for key in config.get(group) or ()}  # fmt: skip
     keys |= {key.replace("dataset.", "dataset.images.") for key in keys}  # a degraded data set holds any other one
     assert set(NOT_TRAINING) <= keys
     assert not set(dict(training_part(compose()))) & set(NOT_TRAINING)
+
+
+def test_a_stage_is_the_same_whatever_stands_around_it(compose: Compose) -> None:
+    """A longer plan takes the stages of a shorter one; the stage's own number of steps counts."""
+    stage = ("distillation=progressive", "distillation.student_steps=4")
+    base = compose(*stage)
+    for word in ("distillation.start_steps=64", "distillation.end_steps=4", "distillation.updates=7"):
+        assert training_fingerprint(base, "d") == training_fingerprint(compose(*stage, word), "d")
+        assert job_hash(base) == job_hash(compose(*stage, word))
+    for word in ("distillation.student_steps=2", "distillation.initialise=false"):
+        assert training_fingerprint(base, "d") != training_fingerprint(compose(stage[0], word), "d")

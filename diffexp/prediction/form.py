@@ -89,6 +89,11 @@ class Form:
         return self.implied_parameters() if self._parameters is None else tuple(self._parameters)
 
     @property
+    def redundant(self) -> bool:
+        """Whether the head states parameters of its own, which those of its data need not be."""
+        return self._parameters is not None
+
+    @property
     def own_noise(self) -> Combination:
         """The noise as the head states it, which need not explain the state together with the data."""
         return self._own_noise or self.noise

@@ -1,7 +1,8 @@
 """Clipping for samplers that read redundant heads (DDM): the heads stay as they are predicted, the data do not.
 
 `Clipped` derives the noise again from the data that it has held in range. DDM's samplers keep the predicted noise, and
-the predicted parameters too unless they are reconciled; only a drawn image is held within the bound of its law.
+the predicted parameters too unless they are reconciled; only a drawn image is held within the bound of its law. Of a
+denoiser that predicts no parameters they are those of the clipped data.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class ClippedHeads(Wrapper):
         if self._attenuation.of_drawn is not None:
             weights = {STATE + 2 + j: weight * same for j, weight in enumerate(self._attenuation.inverse[1]) if weight}
             drawn = Combination(weights)
-        return Form(marginal, data, None, count + 2, drawn, parameters, noise)
+        own = parameters if self.inner.form(marginal).redundant else None  # else those of the clipped data
+        return Form(marginal, data, None, count + 2, drawn, own, noise)
 
     def prepare(self, t: Tensor, dtype: torch.dtype, device: torch.device | str) -> list[Point]:
         own, inner = super().prepare(t, dtype, device), self.inner.prepare(t, dtype, device)

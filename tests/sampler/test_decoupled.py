@@ -292,6 +292,24 @@ def test_unclipped_data_leave_the_posterior_step_and_clipped_ones_do_not():
         torch.testing.assert_close(states[0], wanted, rtol=0, atol=1e-14)
 
 
+def test_without_parameters_of_its_own_a_denoiser_has_those_of_its_clipped_data():
+    """With a noise prediction x^ is huge where there is hardly a signal, and so would the parameters be."""
+
+    class Net(nn.Module):
+        def forward(self, u, time, labels=None):
+            return torch.sin(3.0 * u)
+
+    process, t, s = Decoupled(Constant(), t_prior=0.999), 0.999, 0.6
+    source = NetworkDenoiser(Net(), Eps("t"), process)
+    states = []
+    sampler = Sampler("s", Deterministic(), Given(torch.tensor([t, s, 0.0], dtype=torch.float64)), clip=True)
+    sampler.sample(source, FixedNoise(NOISE[-1], NOISE), 2, on_step=lambda k, u: states.append(u))
+    u = NOISE[-1] * math.sqrt(t)
+    data = ((u - math.sqrt(t) * torch.sin(3.0 * u)) / (1.0 - t)).clamp(-1, 1)
+    wanted = (1.0 - s) * data + math.sqrt(s) * torch.sin(3.0 * u)
+    torch.testing.assert_close(states[0], wanted, rtol=0, atol=1e-12)
+
+
 def test_published_grids():
     process = Decoupled(Constant())
     assert UniformEps().times(process, 1).tolist() == [1.0, 0.0]

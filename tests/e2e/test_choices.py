@@ -75,7 +75,10 @@ ENLARGED = "objective.reconstruction.perceptual.enlarge=true"
 # What a choice cannot do alone with this recipe, and the words with which it can.
 NEEDS: dict[str, tuple[str, list[str]]] = {
     "dataset=cifar10_augmented": ("network.augment_dim=null: 9 numbers tell how", ["network.augment_dim=9"]),
-    "dataset=imagenet64": ("dataset.labels=true has no effect on this network", ["network.class_conditional=true"]),
+    **{
+        f"dataset={name}": ("dataset.labels=true has no effect on this network", ["network.class_conditional=true"])
+        for name in ("imagenet64", "imagenet64_npz")
+    },
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
     "grid=explicit": ("grid.values=[]: name at least one", ["grid.values=[0.9,0.5]", "evaluation.nfe_policy=below"]),
     "grid=karras": ("grid.sigma_min=0.002: must be above 0.010486", ["grid.t_end=1.0e-5"]),
@@ -105,6 +108,7 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     ),
     "objective/times=discrete": ("process vp has no table: give a number", ["objective.times.num_times=4"]),
     "prediction=eps_cld": (LANGEVIN, ["process=cld"]),
+    "prediction=eps_index": ("process vp has no table", ["process=ddpm", "grid=stride", "evaluation.only=ddim"]),
     "prediction=velocity": (  # gives the score alone, which DDIM and DDPM cannot use
         LANGEVIN,
         ["process=cld", "sampler=sscs", "evaluation.only=sscs", "evaluation.nfe=[4]"],
@@ -140,9 +144,10 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
         [*DECOUPLED, "sampler=ddm_posterior"],
     ),
     **{
-        f"prediction={name}": (f"prediction={name} needs a decoupled process, and vp", [f"process={process}", *more])
+        f"prediction={name}": (f"prediction={name.removesuffix('_v1')} needs a decoupled process, and vp", [f"process={process}", *more])
         for name, process, more in (
             ("ddm", "ddm_linear", ["evaluation.only=ddim", "sampler=ddm_ddim"]),
+            ("ddm_v1", "ddm_const", ["evaluation.only=ddim"]),
             ("ddm_single", "ddm_const", ["evaluation.only=ddpm", "sampler=heun", "sampler.stepper.form=data"]),
         )
     },
@@ -249,6 +254,15 @@ def full_size(word: str) -> None:
 def test_a_loss_with_a_perceptual_distance_works_where_its_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
     untrained_vgg(monkeypatch)
     works(*SMALL, "objective=ddm_v1_lpips", *NEEDS["objective=ddm_v1_lpips"][1])
+
+
+@pytest.mark.parametrize("recipe", ["pd_imagenet64_base", "pd_imagenet64"])
+def test_recipes_on_imagenet64_take_either_form_of_the_data(recipe: str) -> None:
+    forms = [
+        build(compose(LAYOUT, f"experiment={recipe}", f"dataset={name}")) for name in ("imagenet64", "imagenet64_npz")
+    ]
+    assert forms[0].data == forms[1].data
+    assert (forms[1].data.shape, forms[1].data.num_classes) == ((3, 64, 64), 1000)
 
 
 def test_what_is_listed_exists() -> None:

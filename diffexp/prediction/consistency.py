@@ -8,6 +8,7 @@ of a prediction that is exact at the data, so h(u, t_min) = u holds as an identi
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
@@ -53,7 +54,10 @@ class Consistency(Head):
         self.shows = head.shows
 
     def on(self, process: Process) -> Head:
-        return Consistency(self.head.on(process), self.boundary_shift, self.t_min)
+        made = copy.copy(self)
+        made.head = self.head.on(process)
+        made.outputs = made.head.outputs
+        return made
 
     def end(self, process: Process) -> float:
         """t_min on `process`; ConfigError where neither says it."""

@@ -84,7 +84,12 @@ def loss_with_teacher(parts: Parts, network: nn.Module, device: str = "cpu") -> 
         network_beside.to(device)
     if parts.distillation is not None and parts.distillation.asks_teacher:
         with torch.device(device):
-            parts = replace(parts, teacher=parts.build_network().eval().requires_grad_(False))
+            teacher = parts.build_network().eval().requires_grad_(False)
+        if device != "meta":  # new networks say zero, as the student does: there would be nothing to learn
+            with random.seeded(0, "test/teacher"):
+                for parameter in (p for p in teacher.parameters() if not bool(p.any())):
+                    parameter.uniform_(-0.05, 0.05)
+        parts = replace(parts, teacher=teacher)
     return minimised(parts, network)
 
 

@@ -108,7 +108,7 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     ),
     "objective/times=discrete": ("process vp has no table: give a number", ["objective.times.num_times=4"]),
     "prediction=eps_cld": (LANGEVIN, ["process=cld"]),
-    "prediction=eps_index": ("process vp has no table", ["process=ddpm", "grid=stride", "evaluation.only=ddim"]),
+    "prediction=eps_index": ("process vp has no table", ["process=ddpm", "grid.t_end=null"]),
     "prediction=velocity": (  # gives the score alone, which DDIM and DDPM cannot use
         LANGEVIN,
         ["process=cld", "sampler=sscs", "evaluation.only=sscs", "evaluation.nfe=[4]"],
@@ -144,7 +144,9 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
         [*DECOUPLED, "sampler=ddm_posterior"],
     ),
     **{
-        f"prediction={name}": (f"prediction={name.removesuffix('_v1')} needs a decoupled process, and vp", [f"process={process}", *more])
+        f"prediction={name}": (
+            f"prediction={name.removesuffix('_v1')} needs a decoupled process, and vp", [f"process={process}", *more]
+        )
         for name, process, more in (
             ("ddm", "ddm_linear", ["evaluation.only=ddim", "sampler=ddm_ddim"]),
             ("ddm_v1", "ddm_const", ["evaluation.only=ddim"]),

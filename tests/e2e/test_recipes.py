@@ -122,8 +122,8 @@ def _first_like(config: dict[str, Any]) -> str:
 def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> None:
     """A training as a user starts it: the mean loss of the last steps is below that of the first ones.
 
-    Weights that grow without bound at the ends (DDM's) need more steps to be averaged over. Consistency from nothing, in
-    one stage, takes twice the steps and the rate of a training from nothing.
+    Weights that grow without bound at the ends (DDM's) need more steps to be averaged over. Consistency from nothing,
+    in one stage, takes twice the steps and the rate of a training from nothing.
     Every arm then samples with the network that has come of it.
     """
     words = ["scale=quick", "task=train", "training.max_steps=20", "training.log_every=5", "optimizer.warmup_steps=0"]

@@ -29,7 +29,6 @@ LATER = {
     "noise_scheduling*": "needs learned schedules",
     "grid": "needs the schedule search",
     "search": "needs the schedule search",
-    "networks": "one-dimensional networks",
 }
 
 

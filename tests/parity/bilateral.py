@@ -48,6 +48,6 @@ class Noise(nn.Module):
         self.training = training
 
     def forward(self, x: Tensor, index: Tensor, labels: Tensor | None = None) -> Tensor:
-        table = self.training
+        table, index = self.training, index.double()
         alpha, sigma = (per_image(operator.value, x) for operator in (table.signal(index), table.factor(index)))
         return (x - alpha * self.data(x, table.log_snr(index))) / sigma

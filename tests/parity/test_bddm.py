@@ -22,11 +22,6 @@ from tests.parity.bilateral import Noise, found, sigma, table
 from tests.parity.golden import Member
 
 FILE = "bddm"
-LATER = {
-    "noise_scheduling*": "needs learned schedules",
-    "grid": "needs the schedule search",
-    "search": "needs the schedule search",
-}
 
 
 @pytest.mark.golden(FILE, "schedule")

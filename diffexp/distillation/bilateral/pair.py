@@ -82,7 +82,7 @@ def pairs(process: Process, tau: int, share: Tensor, times: int = TIMES) -> Pair
         ConfigError: for a tau that does not fit.
     """
     length = check_tau(process, tau, times)
-    index = tau + (share * (length - 2 * tau)).floor().clamp_max(length - 2 * tau - 1)
+    index = tau + (share * (length - 2 * tau)).floor()
     step = (process.t_max - process.t_data) / length
     first, second = (process.t_data + (k + 1.0) * step for k in (index, index + tau))
     return pair(process, first, second.clamp_max(process.t_max))

@@ -88,7 +88,7 @@ def noise_schedule(
 
     Args:
         score: the denoiser.
-        network: the schedule network.
+        network: the schedule network; GALR, which has dropout, in evaluation mode.
         noise: one sample's numbers, or a batch's; draw k belongs to step k.
         start: where to begin.
         cap: the largest number of steps, >= 1.

@@ -50,3 +50,10 @@ def _matmul_precision() -> str | None:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
         return None
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """No autocast on this kind of device inside the block: what is computed there keeps the type of its tensors."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()  # the meta device has no autocast

@@ -9,7 +9,6 @@ neighbouring times of a fine grid differ by less than half precision can tell.
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffexp.core.errors import DiffexpError
+from diffexp.core.precision import without_autocast
 
 
 class PositionalFeatures(nn.Module):
@@ -126,7 +126,7 @@ class Embedding(nn.Module):
         """
         weights = self.dense1.weight.dtype
         precise = torch.promote_types(torch.promote_types(time.dtype, weights), torch.float32)
-        with _without_autocast(time.device):
+        with without_autocast(time.device):
             h = self.features(time.to(precise)).to(weights)
             if self.augment is not None:
                 # Nothing said is zeros, not a step left out: ranks that average gradients need one of every weight.
@@ -138,9 +138,3 @@ class Embedding(nn.Module):
                     raise DiffexpError("network: it is class-conditional, so every call needs labels, but none came")
                 h = h + self.label(labels)
             return F.silu(h)
-
-
-def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()  # the meta device has no autocast

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+
+from diffexp.core.precision import without_autocast
 
 
 class DCT:
@@ -52,9 +53,7 @@ class DCT:
 
     def _product(self, rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
         # Autocast would do these products in half precision, and with them the state itself.
-        kind = x.device.type
-        plain = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with plain:
+        with without_autocast(x.device):
             return rows @ (x @ columns)
 
 

@@ -8,54 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffexp.distillation.metric import L1
 from diffexp.network.embedding import PositionalFeatures
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Eps
-from diffexp.process.ddpm import DDPM
 from diffexp.process.table import Table
 from diffexp.sampler.grid import Grid, Uniform
 from diffexp.sampler.grid_stride import Stride
 from diffexp.sampler.linear import DDIM, Ancestral
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import FixedNoise
-from tests.parity.golden import Golden, Member
-from tests.parity.standin import Mixture, per_image
+from tests.parity.bilateral import Noise, found, sigma, table
+from tests.parity.golden import Member
 
 FILE = "bddm"
-LATER = {
-    "bound": "needs learned schedules",
-    "step_loss": "needs learned schedules",
-    "score_loss": "needs the L1 objective",
-    "noise_scheduling*": "needs learned schedules",
-    "grid": "needs the schedule search",
-    "search": "needs the schedule search",
-    "networks": "one-dimensional networks",
-}
-
-
-def table(golden: Golden, name: str) -> DDPM:
-    """The training table of this name."""
-    said = golden.config["tables"][name]
-    return DDPM(said["T"], said["beta_first"], said["beta_last"])
-
-
-def sigma(process: Table) -> Tensor:
-    """The standard deviation of the step to each index from the next cleaner one.
-
-    The posterior's; but that to index 0 ends at the data and draws nothing: there the file has the forward step's.
-    """
-    t = torch.arange(process.num_steps, dtype=torch.float64)
-    forward, posterior = process.transition_factor(t, t - 1.0).value, process.posterior_factor(t, t - 1.0).value
-    assert float(posterior[0]) == 0.0
-    return torch.cat([forward[:1], posterior[1:]])
-
-
-def found(member: Member) -> dict[str, Tensor]:
-    """What follows from the betas of a found schedule."""
-    beta = member.input("beta")
-    process, training = Table(beta), table(member.golden, member["table"])
-    ts = training.index(training.time_of(process.alphas))
-    return {"beta": process.betas, "alpha": process.alphas, "sigma": sigma(process), "ts": ts}
 
 
 @pytest.mark.golden(FILE, "schedule")
@@ -89,18 +55,23 @@ def test_published_schedule(case):
 
 
 @pytest.mark.golden(FILE, "score_loss")
-def test_states_of_the_score_loss(case):
-    """At table entries, and (v1) at levels between two entries: a share u of the first and 1 - u of the second."""
+def test_score_loss(case):
+    """L1 at table entries, and (v1) at levels between two entries: a share u of the first and 1 - u of the second."""
     case.repeats("table", case["table"])
     case.repeats("net", case["net"])
     process = table(case.golden, case["table"])
-    between = process.marginal(case.input("v1_t") + 1.0 - case.input("v1_u"))
+    at, between = process.marginal(case.input("t")), process.marginal(case.input("v1_t") + 1.0 - case.input("v1_u"))
     net = Noise(case.golden.config["nets"][case["net"]], process)
     x0, z = case.input("x0"), case.input("z")
+    states = [law.perturb(x0, z) for law in (at, between)]
+    estimates = [net(x, process.index(law.t)) for x, law in zip(states, (at, between), strict=True)]
+    loss, between_loss = (L1()(estimate, z) for estimate in estimates)
     case.check_each(
-        x_t=process.marginal(case.input("t")).perturb(x0, z),
+        x_t=states[0],
+        loss=loss,
         v1_alpha=between.signal.value,
-        v1_eps=net(between.perturb(x0, z), process.index(between.t)),
+        v1_eps=estimates[1],
+        v1_loss_mean=between_loss.mean(),
     )
 
 
@@ -119,23 +90,6 @@ class Told(NetworkDenoiser):
 
     def time_input(self, t: Tensor) -> Tensor:
         return self.training.index(self.training.time_of(self.process.signal(t).value))
-
-
-class Noise(nn.Module):
-    """The exact noise for data of a known law at the levels of a table; it is told the index."""
-
-    def __init__(self, said: dict, training: Table) -> None:
-        super().__init__()
-        means = [said["mean"]] if "mean" in said else [said["mu"], -said["mu"]]
-        weights = said.get("weights", [1.0])
-        law = torch.tensor([weights, means, [said["std"]] * len(means)], dtype=torch.float64)
-        self.data = Mixture(*law)
-        self.training = training
-
-    def forward(self, x: Tensor, index: Tensor, labels: Tensor | None = None) -> Tensor:
-        table = self.training
-        alpha, sigma = (per_image(operator.value, x) for operator in (table.signal(index), table.factor(index)))
-        return (x - alpha * self.data(x, table.log_snr(index))) / sigma
 
 
 def schedule(case: Member) -> tuple[Table, Grid]:

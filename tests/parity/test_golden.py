@@ -168,6 +168,7 @@ def test_other_names_orders_and_members_need_no_edit(tmp_path):
     for name in names:
         make_variant(HERE / "golden" / f"{name}.npz", tmp_path / f"{name}.npz")
     parts = ["gddim_blurring", "gddim_cld", "gddim_cld_coefficients", "gddim_sgm", "progressive_distillation_unet"]
+    parts += ["bddm_loss", "bddm_networks", "bddm_search"]
     tests = [f"test_{name}.py" for name in (*names, *parts)]
     output, blocks = run(tmp_path, *tests)
     assert re.match(r"\d+ passed, \d+ skipped in", output.splitlines()[-1]), output[-2000:]

@@ -1,0 +1,1 @@
+"""Networks that read from a noisy sample how much of the noise the next step of a schedule should have."""

@@ -90,6 +90,7 @@ def _answer(command: Command, layout: Layout, empty: bool) -> int:
 
         print(manual(layout))
         return 0
+    from diffexp.launch.beside import refuse_idle
     from diffexp.launch.recall import recall
 
     if "--hydra-help" in command.flags or "--shell-completion" in command.flags:
@@ -100,6 +101,7 @@ def _answer(command: Command, layout: Layout, empty: bool) -> int:
     if teachers:
         return _sweep(command, chained, lambda folder: _one_by_one(chained, folder, layout, teachers))
     if command.multirun:
+        refuse_idle(jobs)
         return _sweep(command, jobs, lambda folder: _hand_over(command, layout, folder))
     jobs += _beside(command, jobs[0], layout)
     if len(jobs) == 1:
@@ -154,14 +156,10 @@ def _checked(overrides: Sequence[Sequence[str]], command: Command, layout: Layou
             continue
         task, recipe, ckpt = (job.config.get(key) for key in ("task", "recipe", "ckpt"))
         if recipe is None and (task in _NEED_RECIPE or (task in _NEED_SOMETHING and ckpt is None)):
-            raise ConfigError(f"task={task} needs a recipe: add experiment=..., {_recipes(layout)}")
+            recipes = nearest("", layout.choices.get("experiment", ()))
+            raise ConfigError(f"task={task} needs a recipe: add experiment=..., {recipes}")
         check_checkpoint(job.config)
     return jobs
-
-
-def _recipes(layout: Layout) -> str:
-    """All recipes, as a hint."""
-    return nearest("", layout.choices.get("experiment", ()))
 
 
 def _sweep(command: Command, jobs: list[Job], run: Callable[[Path], object]) -> int:

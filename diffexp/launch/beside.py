@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffexp.core.errors import ConfigError, nearest
+from diffexp.launch.command import concerns
 
 if TYPE_CHECKING:
     from diffexp.launch.compose import Job
@@ -46,16 +47,18 @@ def neighbours(job: Job, layout: Layout) -> list[list[str]]:
         if name == own or named.count(name) > 1:
             raise ConfigError(f"beside=[{','.join(named)}]: {name} would run twice; leave it out")
     if config.get("task") != "run" or config.get("ckpt") is not None:
+        refuse_idle([job])
         return []
-    words = [word for word in job.overrides if _is_shared(word)]
+    words = [word for word in job.overrides if concerns(word, _SHARED) and not concerns(word, _OWN)]
     return [[f"experiment={name}", *words, "beside=[]"] for name in named]
 
 
-def _is_shared(word: str) -> bool:
-    """Whether an override is about what a comparison holds equal."""
-    key = word.lstrip("+~").partition("=")[0]
-    first = key.partition("@")[0].replace("/", ".").partition(".")[0]
-    return first in _SHARED and not any(key == own or key.startswith(f"{own}.") for own in _OWN)
+def refuse_idle(jobs: Sequence[Job]) -> None:
+    """Refuse `beside=[...]` on a command line that nothing comes of; what a recipe says by itself is left out there."""
+    for job in jobs:
+        said = [word for word in job.overrides if concerns(word, ("beside",))]
+        if said and job.config.get("beside"):
+            raise ConfigError(f"{said[-1]}: has no effect with -m, ckpt= or another task than run: leave it out")
 
 
 def require_same_data(jobs: Sequence[Job]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffexp.core.errors import CheckpointError, ConfigError, nearest
 from diffexp.core.halving import halvings
+from diffexp.launch.command import concerns
 from diffexp.launch.find import find_run
 from diffexp.launch.fingerprint import difference_of_models
 from diffexp.launch.folder import CONFIG, load_frozen
@@ -59,7 +60,7 @@ def links(job: Job, layout: Layout) -> list[list[str]]:
         raise ConfigError("distillation: needs teacher=, or base=, a recipe that is trained first")
     if base not in recipes:
         raise ConfigError(f"base={base}: there is no such recipe; {nearest(str(base), recipes)}")
-    words = [word for word in job.overrides if not _is_of(word, _OF_STAGES)]
+    words = [word for word in job.overrides if not concerns(word, _OF_STAGES)]
     return [[f"experiment={base}", *words], *chain]
 
 
@@ -88,14 +89,8 @@ def written_out(
 def _stage(job: Job, steps: int, node: Mapping[str, Any]) -> list[str]:
     """The overrides of the student with this many steps."""
     updates = (node.get("updates_at") or {}).get(steps, node["updates"])
-    words = [word for word in job.overrides if not _is_of(word, _SET)]
+    words = [word for word in job.overrides if not concerns(word, _SET)]
     return [*words, f"distillation.student_steps={steps}", f"training.max_steps={updates}"]
-
-
-def _is_of(word: str, keys: Sequence[str]) -> bool:
-    """Whether an override is of one of these keys, or below it."""
-    key = word.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
-    return any(key == one or key.startswith(f"{one}.") for one in keys)
 
 
 def _check_teacher(config: Mapping[str, Any], steps: int) -> None:

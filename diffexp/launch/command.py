@@ -176,6 +176,12 @@ def refuse_idle_sampler(overrides: Sequence[str], config: Mapping[str, Any]) -> 
         )
 
 
+def concerns(word: str, keys: Sequence[str]) -> bool:
+    """Whether an override is of one of these keys or groups, or of something below it."""
+    key = word.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
+
+
 def _names_sampler(key: str) -> bool:
     """Whether an override of this key chooses or changes the one sampler beside the arms."""
     return key == "sampler" or key.startswith("sampler.")

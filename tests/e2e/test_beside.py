@@ -71,12 +71,22 @@ def test_the_reported_commands_run_one_recipe_alone(command: Command, words, tmp
 
 
 def test_only_a_whole_run_has_neighbours(command: Command, words, tmp_path):
-    assert command(*words, "beside=[second]", "task=train").code == 0
+    """What a recipe says is left out elsewhere; what the command says is refused there."""
+    recipe = tmp_path / "conf" / "experiment" / "first.yaml"
+    recipe.write_text(recipe.read_text() + "beside: [second]\n")
+    assert command(*words, "task=train").code == 0
     assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()] == ["first"]
-    assert command(*words, "beside=[second]", "--cfg", "job").code == 0
-    sweep = command(*words, "beside=[second]", "-m", "seed=0,1")
+    assert command(*words, "--cfg", "job").code == 0
+    sweep = command(*words, "-m", "seed=0,1")
     assert sweep.code == 0
     assert "second" not in sweep.out
+    for more in (["task=train"], ["-m", "seed=0,1"]):
+        answer = command(*words, "beside=[second]", *more)
+        assert answer.code == 2
+        assert answer.err.strip() == (
+            "diffexp: beside=[second]: has no effect with -m, ckpt= or another task than run: leave it out"
+        )
+    assert command(*words, "beside=[]", "task=train").code == 0
 
 
 @pytest.mark.parametrize(

@@ -112,24 +112,7 @@ def test_every_choice_of_every_group_is_valid() -> None:
     _refuse_nothing([], rounds)
 
 
-def _unlike() -> list[str]:
-    """One recipe of all that write the same keys into the same groups."""
-    found: dict[tuple[str, ...], str] = {}
-    for recipe in RECIPES:
-        files = [f"experiment/{recipe}", *(f"tuning/{name}" for name in _tunings(recipe))]
-        bodies = [read_yaml(LAYOUT.folder / f"{file}.yaml") for file in files]
-        keys = {path for body in bodies for group in _written(recipe) for path in _paths(body.get(group), group)}
-        found.setdefault(tuple(sorted(keys)), recipe)
-    return list(found.values())
-
-
-def _paths(node: object, path: str) -> list[str]:
-    if isinstance(node, dict):
-        return [found for key, value in node.items() for found in _paths(value, f"{path}.{key}")]
-    return [path]
-
-
-@pytest.mark.parametrize("recipe", _unlike())
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_what_a_recipe_writes_into_a_group_suits_its_every_choice(recipe: str) -> None:
     """Else nobody could replace the group; a scale writes into more of them."""
     written = _written(recipe)

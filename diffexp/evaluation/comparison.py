@@ -21,19 +21,20 @@ def verdicts(arms: Sequence[Summary]) -> str:
         group = [arm for arm in arms if arm.nfe == budget]
         best = best_of(group)
         rest = [arm for arm in group if arm is not best and best is not None and set(arm.seeds) & set(best.seeds)]
-        body += [_line(budget, best, arm) for arm in rest]
+        body += [_line(budget, best, arm, len(rest) + 1) for arm in rest]
     if not body:
         return ""
     note = (
         "The difference is that of the means over the seeds that both have; its interval is Student's, of the "
-        "differences seed by seed. Undecided: the interval holds zero."
+        "differences seed by seed, and so wide that all intervals of one NFE hold together with 95 % (Bonferroni, over "
+        "all pairs of arms: the best was picked by the same numbers). Undecided: the interval holds zero."
     )
     header = ["NFE", "best", "other", "difference", "95 % interval", "the other is"]
     return f"### Verdicts\n\n{text_table(header, body)}\n\n{note}"
 
 
-def _line(budget: float, best: Summary, other: Summary) -> list[str]:
-    found, spell = compare(other, best), best.meaning.spell
+def _line(budget: float, best: Summary, other: Summary, among: int) -> list[str]:
+    found, spell = compare(other, best, among), best.meaning.spell
     ends = (found.difference - found.half, found.difference + found.half)
     interval = f"{spell(ends[0])} to {spell(ends[1])}" if math.isfinite(found.half) else "one seed"
     return [f"{budget:g}", best.label, other.label, spell(found.difference), interval, found.word]

@@ -3,6 +3,10 @@
 All arms of an evaluation start from the same noise for each seed, so that the difference of two arms is taken seed by
 seed; Student's t gives a 95 % interval for its mean. With three seeds the interval is wide (4.3 standard errors), which
 is the honest answer to three numbers.
+
+Of several arms the best is found from the same numbers that are to judge it: among six equal ones, three tables of ten
+would call some arm worse. The intervals of k arms therefore hold together, for all k (k - 1) / 2 differences
+(Bonferroni's inequality, which asks nothing of how the arms depend on each other).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from diffexp.evaluation.table import Summary
 
 LEVEL = 0.95
+_ROUNDING = 1.0e-6  # relative: smaller differences are those of float32 arithmetic, whatever their spread
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,11 @@ class Verdict:
     word: str
 
 
-def compare(first: Summary, second: Summary) -> Verdict:
+def compare(first: Summary, second: Summary, among: int = 2) -> Verdict:
     """The first arm against the second, on the seeds that both have; both of one metric.
+
+    Args:
+        among: number of arms that the two were picked from: the intervals of all their differences hold together.
 
     Raises:
         ValueError: for arms without a common seed.
@@ -43,19 +51,19 @@ def compare(first: Summary, second: Summary) -> Verdict:
     if not pairs:
         raise ValueError("two arms without a common seed cannot be compared")
     differences = [one - other for one, other in pairs]
-    mean, half = statistics.fmean(differences), _half_width(differences)
-    if abs(mean) <= half:
+    mean, half = statistics.fmean(differences), _half_width(differences, among * (among - 1) // 2)
+    if abs(mean) <= max(half, _ROUNDING * max(abs(value) for pair in pairs for value in pair)):
         return Verdict(mean, half, "undecided")
     return Verdict(mean, half, "better" if (mean > 0.0) == first.meaning.higher else "worse")
 
 
-def _half_width(values: Sequence[float]) -> float:
-    """Half the width of the t interval of a mean."""
+def _half_width(values: Sequence[float], together: int) -> float:
+    """Half the width of the t interval of a mean, one of several that hold together."""
     if len(values) < 2:
         return math.inf
     from scipy.special import stdtrit
 
-    quantile = float(stdtrit(len(values) - 1, 0.5 + 0.5 * LEVEL))
+    quantile = float(stdtrit(len(values) - 1, 1.0 - 0.5 * (1.0 - LEVEL) / together))
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 

@@ -27,6 +27,21 @@ def test_the_interval_is_students_on_the_differences():
     assert five.word == "worse"
 
 
+def test_the_intervals_of_several_arms_hold_together():
+    """Of four arms there are six differences: the quantile is that of 1 - 0.05 / 12, for two degrees of freedom."""
+    pair = arm("a", 10, (5.0, 6.0, 9.0)), arm("b", 10, (4.0, 4.0, 6.0))
+    p = 0.05 / 12  # Student's t with two degrees of freedom in closed form
+    quantile = (1.0 - 2.0 * p) * math.sqrt(2.0 / (1.0 - (1.0 - 2.0 * p) ** 2))
+    assert compare(*pair, among=4).half == pytest.approx(quantile / math.sqrt(3), rel=1e-9)
+    assert compare(*pair, among=2) == compare(*pair)
+
+
+def test_rounding_is_no_difference():
+    values = (5.0, 6.0, 9.0)
+    assert compare(arm("a", 10, [value + 1e-7 for value in values]), arm("b", 10, values)).word == "undecided"
+    assert compare(arm("a", 10, [value + 1e-3 for value in values]), arm("b", 10, values)).word == "worse"
+
+
 def test_seeds_are_paired_by_name():
     """The spread of the seeds themselves does not matter; only common seeds count."""
     first = arm("a", 10, (1.0, 101.0, 51.0, 7.0), seeds=(0, 1, 2, 9))

@@ -32,6 +32,18 @@ def bisected(process: Process, log_snr: Tensor) -> Tensor:
     return torch.where(log_snr >= cleanest, process.t_data, high)
 
 
+def why_no_level(process: Process) -> str | None:
+    """Why the noise in a state of this process is not told by one number; None where it is: "... has ..."."""
+    t = torch.tensor([process.t_max], dtype=torch.float64)
+    if process.endpoint:
+        return "starts from an image, not from noise"
+    if process.drawn:
+        return "draws a second image with its data"
+    if isinstance(process.signal(t), Scalar) and isinstance(process.factor(t), Scalar):
+        return None
+    return "has more than one number for each noise level"
+
+
 class ScalarProcess(Process):
     """A process with scalar alpha_t and sigma_t; times are float64 of any shape."""
 

@@ -25,11 +25,11 @@ class Grid(abc.ABC):
 
     Attributes:
         name: short name, as in the config group.
-        steps: the only number of steps that the grid has; None when it has any.
+        choices: the numbers of steps that the grid has, rising; None when it has any.
     """
 
     name: str
-    steps: int | None = None
+    choices: tuple[int, ...] | None = None
 
     def __init__(self, t_end: float | None = None, last: Last = "state") -> None:
         self.t_end = t_end
@@ -139,7 +139,7 @@ class Ends(Grid):
     """
 
     name = "ends"
-    steps = 1
+    choices = (1,)
 
     def __init__(self, t_end: float | None = None, last: Last = "state") -> None:
         super().__init__(t_end, last)

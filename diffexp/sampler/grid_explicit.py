@@ -50,12 +50,12 @@ class Explicit(Grid):
                 raise ConfigError(f"grid.values: must {direction} from noise to data, got {first:g} before {second:g}")
 
     @property
-    def steps(self) -> int:
-        return len(self.values)
+    def choices(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (len(self.values),)
 
     def _times(self, process: Process, n: int, start: float, end: float) -> Tensor:
-        if n != self.steps:
-            raise ConfigError(f"grid explicit: has {self.steps} steps, not {n}")
+        if n != len(self.values):
+            raise ConfigError(f"grid explicit: has {len(self.values)} steps, not {n}")
         times = self._converted(process, torch.tensor(self.values, dtype=torch.float64))
         if not float(times[0]) <= start:
             raise ConfigError(f"grid.values: {float(times[0]):g} is after the prior of process {process.name}, {start}")

@@ -90,23 +90,33 @@ class Sampler:
         n, below = self._largest(nfe)
         if n >= 1 and below == nfe:
             return n
-        if self.grid.steps is not None:
-            options = f"{self.evaluations(self.grid.steps)}, the {self.grid.steps} steps of grid {self.grid.name}"
-        else:
-            above = self.evaluations(max(n + 1, self.stepper.min_steps))
-            options = f"{below} or {above}" if n >= 1 else f"{above}"
+        numbers = [*([n] if n >= 1 else []), *self._above(n)]
+        options = " or ".join(str(self.evaluations(number)) for number in numbers)
+        if self.grid.choices is not None:
+            options += f", the {' or '.join(map(str, numbers))} steps of grid {self.grid.name}"
         raise ConfigError(f"nfe={nfe} is not reachable with sampler {self.name}: choose {options}")
 
     def nearest_nfe(self, nfe: int) -> int:
         """The largest feasible budget that is not above `nfe`, or the smallest feasible one."""
         n, below = self._largest(nfe)
-        return below if n >= 1 else self.evaluations(self.grid.steps or self.stepper.min_steps)
+        return below if n >= 1 else self.evaluations(self._above(0)[0])
+
+    def _offered(self) -> Sequence[int] | None:
+        """The grid's numbers of steps that the stepper takes, or all, where it says why it takes none; None: any."""
+        own, fewest = self.grid.choices, self.stepper.min_steps
+        return own and ([n for n in own if n >= fewest] or own)
+
+    def _above(self, n: int) -> list[int]:
+        """The next larger number of steps than n, if there is one."""
+        offered = self._offered()
+        return [max(n + 1, self.stepper.min_steps)] if offered is None else [k for k in offered if k > n][:1]
 
     def _largest(self, nfe: int) -> tuple[int, int]:
         """(n, its cost) of the largest n with cost <= nfe; (0, 0) when one step is too expensive."""
-        if self.grid.steps is not None:
-            cost = self.evaluations(self.grid.steps)
-            return (self.grid.steps, cost) if cost <= nfe else (0, 0)
+        offered = self._offered()
+        if offered is not None:
+            n = max((n for n in offered if self.evaluations(n) <= nfe), default=0)
+            return (n, self.evaluations(n)) if n else (0, 0)
         low, high = 0, min(max(nfe, 0), _SEARCH_LIMIT) + 1
         while high - low > 1:  # costs grow with n, by at least one a step
             middle = (low + high) // 2

@@ -72,6 +72,10 @@ DECOUPLED = ["prediction=ddm", "evaluation.only=ddim"]
 SIGNALLESS = "prediction=eps: says nothing of the data at t = 1, where process {} has no signal"
 ENLARGED = "objective.reconstruction.perceptual.enlarge=true"
 
+SCHEDULES = Path(__file__).parents[1] / "sampler" / "schedules.json"
+PUBLISHED = [name for name in LAYOUT.choices["grid"] if name.startswith(("bddm_", "fastdiff"))]
+ON_LEVELS = ["grid.t_end=null", "evaluation.nfe_policy=below"]  # they end in clean data, and have few budgets
+
 # What a choice cannot do alone with this recipe, and the words with which it can.
 NEEDS: dict[str, tuple[str, list[str]]] = {
     "dataset=cifar10_augmented": ("network.augment_dim=null: 9 numbers tell how", ["network.augment_dim=9"]),
@@ -81,6 +85,8 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     },
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
     "grid=explicit": ("grid.values=[]: name at least one", ["grid.values=[0.9,0.5]", "evaluation.nfe_policy=below"]),
+    "grid=file": ("grid.path=null: name a file of schedules", [f"grid.path={SCHEDULES}", *ON_LEVELS]),
+    **{f"grid={name}": (f"steps of grid {name}", ON_LEVELS) for name in PUBLISHED},
     "grid=karras": ("grid.sigma_min=0.002: must be above 0.010486", ["grid.t_end=1.0e-5"]),
     "grid=stride": (
         "process vp has no table: use process=ddpm or grid=uniform",
@@ -145,7 +151,8 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     ),
     **{
         f"prediction={name}": (
-            f"prediction={name.removesuffix('_v1')} needs a decoupled process, and vp", [f"process={process}", *more]
+            f"prediction={name.removesuffix('_v1')} needs a decoupled process, and vp",
+            [f"process={process}", *more],
         )
         for name, process, more in (
             ("ddm", "ddm_linear", ["evaluation.only=ddim", "sampler=ddm_ddim"]),

@@ -232,7 +232,7 @@ def test_stride_visits_the_indices_and_then_the_data():
 
 def test_explicit_times_are_taken_as_they_are():
     grid = Explicit([0.8, 0.3, 0.01], t_end=1e-3)
-    assert grid.steps == 3
+    assert grid.choices == (3,)
     assert grid.times(VP(), 3).tolist() == [0.8, 0.3, 0.01, 1e-3]
     assert Explicit([0.8]).times(VP(), 1).tolist() == [0.8, 0.0]
     assert Explicit([999, 3.5, 0]).times(DDPM(), 3).tolist() == [999.0, 3.5, 0.0, -1.0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,7 +102,11 @@ def built(name: str, process: str, grid: str, stepper: Any = None, last: str = "
         last: as in `Grid`.
         options: changes of the sampler's own values.
     """
-    needs = {"explicit": {"values": [0.9, 0.7, 0.4, 0.1]}, "log_snr": {"t_end": 0.01}}.get(grid, {})
+    needs = {
+        "explicit": {"values": [0.9, 0.7, 0.4, 0.1]},
+        "log_snr": {"t_end": 0.01},
+        "file": {"path": str(Path(__file__).with_name("schedules.json"))},
+    }.get(grid, {})
     if last == "denoise_em":
         needs = {**needs, "t_end": 0.01}
     times = node("grid", grid, last=last, **needs)
@@ -161,7 +166,8 @@ def refusal(sampler: Sampler, nfe: int) -> list[int]:
 def expected_budgets(sampler: Sampler, cost: tuple[Callable[[int], int], int]) -> list[int]:
     """All feasible budgets up to some above the tested ones."""
     each, fewest = cost
-    steps = range(fewest, BUDGETS[-1] + 3) if sampler.grid.steps is None else [sampler.grid.steps]
+    own = sampler.grid.choices
+    steps = range(fewest, BUDGETS[-1] + 3) if own is None else [n for n in own if n >= fewest]
     ending = 1 if sampler.grid.last == "denoise_em" else 0  # the denoising step evaluates once more
     return [(each(n) + ending) * (1 if sampler.guidance is None else 2) for n in steps]
 

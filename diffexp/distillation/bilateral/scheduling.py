@@ -22,8 +22,7 @@ from diffexp.network.schedule.base import ScheduleNetwork
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.process.base import Process
-from diffexp.process.table import Table
-from diffexp.sampler.grid_explicit import Explicit
+from diffexp.sampler.grid_file import Betas
 from diffexp.sampler.linear import DDIM, Ancestral
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import NoiseSource
@@ -144,8 +143,7 @@ def sampler(betas: Tensor, mode: Mode = "ddpm") -> Sampler:
     Raises:
         ConfigError: for betas outside (0, 1).
     """
-    levels = Table(betas).alphas.flip(0).tolist()
-    return Sampler(f"bddm_{mode}", Ancestral() if mode == "ddpm" else DDIM(), Explicit(levels, "alpha"))
+    return Sampler(f"bddm_{mode}", Ancestral() if mode == "ddpm" else DDIM(), Betas(betas.tolist()))
 
 
 def draw(

@@ -10,20 +10,14 @@ from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.process.base import Process
 from diffexp.process.operator import Scalar
+from diffexp.process.scalar import why_no_level
 
 
 def check_process(process: Process) -> None:
     """Raise ConfigError where a step is more than one number: on a bridge, CLD, blurring, or with drawn images."""
-    t = torch.tensor([process.t_max], dtype=torch.float64)
-    if process.endpoint:
-        why = "starts from an image, not from noise"
-    elif process.drawn:
-        why = "draws a second image with its data"
-    elif not (isinstance(process.signal(t), Scalar) and isinstance(process.factor(t), Scalar)):
-        why = "has more than one number for each noise level"
-    else:
-        return
-    raise ConfigError(f"distillation=bilateral: process {process.name} {why}: choose a teacher on vp, ve or ddpm")
+    why = why_no_level(process)
+    if why is not None:
+        raise ConfigError(f"distillation=bilateral: process {process.name} {why}: choose a teacher on vp, ve or ddpm")
 
 
 class Score:

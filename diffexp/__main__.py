@@ -142,6 +142,7 @@ def _beside(command: Command, job: Job, layout: Layout) -> list[Job]:
 
 def _checked(overrides: Sequence[Sequence[str]], command: Command, layout: Layout) -> list[Job]:
     """Compose jobs, and refuse what can be refused before anything runs."""
+    from diffexp.launch.adopt import check_adopted
     from diffexp.launch.compose import compose_jobs
     from diffexp.launch.find import check_checkpoint
     from diffexp.launch.schema import check_hydra, validate
@@ -151,6 +152,7 @@ def _checked(overrides: Sequence[Sequence[str]], command: Command, layout: Layou
         check_hydra(job.hydra)
         validate(job.config, layout)
         refuse_idle_sampler(job.overrides, job.config)
+        check_adopted(job.overrides, job.config)
         check_ranks(job.config, command.multirun)
         if "--cfg" in command.flags or "--info" in command.flags:
             continue

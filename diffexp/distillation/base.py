@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diffexp.checkpoint.match import load_strict
 from diffexp.objective.base import Objective
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.prediction.head import Head
@@ -40,6 +41,10 @@ class Loss(abc.ABC):
 
     def end_step(self) -> None:  # noqa: B027
         """After the optimiser's step, with the student's new weights."""
+
+    def figures(self) -> dict[str, Tensor]:
+        """Scalars of the last call besides its loss, by the names that they have in metrics.jsonl; always the same."""
+        return {}
 
     def networks(self) -> list[nn.Module]:
         """The networks that are asked beside the student: moved and compiled with it, never trained."""
@@ -62,6 +67,7 @@ class Distillation(abc.ABC):
         teacher_ema: which of the teacher's averages counts; None: the first; "none": its raw parameters.
         teacher_prediction: the dotted key of the student's configuration to which the teacher's prediction is equal.
         plan: it stands for several trainings, which a command carries out one after the other; by itself it is none.
+        searches: a search belongs to it, which a whole run does between training and evaluation.
     """
 
     asks_teacher: bool = True
@@ -69,6 +75,7 @@ class Distillation(abc.ABC):
     teacher_ema: str | None = None
     teacher_prediction: str = "prediction"
     plan: bool = False
+    searches: bool = False
 
     def told(self) -> str:
         """What it is, for a person."""
@@ -93,6 +100,14 @@ class Distillation(abc.ABC):
             trained: the configuration that the teacher was trained with.
             path: where it is, for messages.
         """
+
+    def dressed(self, network: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
+        """What is trained, saved and sampled, around a new network of the configuration, for images (C, H, W)."""
+        return network
+
+    def start(self, network: nn.Module, teacher: nn.Module) -> None:
+        """Give a new, dressed network the teacher's weights; CheckpointError when they do not fit."""
+        load_strict(network, teacher.state_dict(), "teacher")
 
     def teacher_head(self, head: Head) -> Head:
         """The teacher's prediction, given the student's: the object that `teacher_prediction` names."""

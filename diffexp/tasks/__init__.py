@@ -23,6 +23,7 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     """
     from diffexp.tasks import check, console, diff, evaluate, interpolate, report, run, sample, train
     from diffexp.tasks import list as recipes
+    from diffexp.tasks.adopt import adopted
 
     console.prepare()
     devices = config.get("trainer", {}).get("devices", 1)
@@ -39,4 +40,4 @@ def run_task(config: Mapping[str, Any]) -> float | None:
         "list": recipes.main,
         "diff": diff.main,
     }
-    return tasks[config["task"]](config)
+    return tasks[config["task"]](adopted(config))

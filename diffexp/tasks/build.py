@@ -131,7 +131,9 @@ class Parts:
         """A new network for these data and this prediction, on torch's present default device."""
         channels, height, _ = self.process.state_shape(self.data.shape)
         shown = self.head.condition_channels(self.data.shape[0])
-        return self.network.build(channels + shown, self.head.out_channels(channels), height, self.data.num_classes)
+        sizes = channels + shown, self.head.out_channels(channels), height, self.data.num_classes
+        network = self.network.build(*sizes)
+        return network if self.distillation is None else self.distillation.dressed(network, self.data.shape)
 
     def denoiser(self, network: nn.Module, autocast: torch.dtype | None = None) -> NetworkDenoiser:
         """The denoiser around `network`; see `NetworkDenoiser` for `autocast`."""
@@ -184,6 +186,8 @@ def build(config: Config, data: DataShape | None = None) -> Parts:
         distillation=make(config, "distillation") if config.get("distillation") else None,
     )
     parts.head.check(parts.process)
+    if parts.distillation is not None:  # before the data: why a teacher will not do, not which data it would need
+        parts.distillation.check(parts.head, parts.process, parts.objective)
     _check_conditions(parts)
     _check_objective(parts, config)
     if parts.trainable:
@@ -215,9 +219,8 @@ def _check_conditions(parts: Parts) -> None:
 
 def _check_objective(parts: Parts, config: Config) -> None:
     """Refuse a loss that does not suit the prediction or the process, and one that is nowhere defined."""
-    if parts.distillation is not None:
-        parts.distillation.check(parts.head, parts.process, parts.objective)
-    elif isinstance(parts.objective, Distilled) or "jump" in parts.head.gives:
+    distilled = isinstance(parts.objective, Distilled) or "jump" in parts.head.gives
+    if parts.distillation is None and distilled:
         what = "objective=distilled" if isinstance(parts.objective, Distilled) else f"prediction={parts.head.name}"
         raise ConfigError(f"{what}: the loss comes from a distillation: add distillation=cbt or distillation=cbd")
     parts.objective.check(parts.head, parts.process)

@@ -55,7 +55,8 @@ def with_teacher(config: Config, parts: Parts) -> tuple[Config, Parts]:
     world = ranks.world()
     path = Path(world.share(str(_find(config, parts)) if world.main else None))  # "latest" may change from rank to rank
     restored = open_teacher(config, parts, path)
-    network, profile = load_network(parts, restored, method.teacher_ema, "distillation.teacher_ema")
+    bare = replace(parts, distillation=None)  # what the method puts around it is the student's
+    network, profile = load_network(bare, restored, method.teacher_ema, "distillation.teacher_ema")
     weights = hash_of(network)
     if world.main:
         log.info("teacher: %s, %s, weights %s", path, profile, weights)

@@ -10,7 +10,6 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from torch import nn
 
-from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import ConfigError
 from diffexp.core.files import write_bytes_atomic
 from diffexp.dataset.loader import make_loader
@@ -162,7 +161,7 @@ def first_network(parts: Parts, seed: int) -> nn.Module:
     """The network that a training begins with: initialised by `seed`, or the teacher's weights."""
     network = initialised_network(parts, seed)
     if parts.teacher is not None and parts.distillation is not None and parts.distillation.initialise:
-        load_strict(network, parts.teacher.state_dict(), "teacher")
+        parts.distillation.start(network, parts.teacher)
     return network
 
 

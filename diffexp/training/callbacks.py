@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class NotFiniteError(DiffexpError):
 class MetricsLog(lightning.Callback):
     """Appends one JSON line every few steps: step, mean loss, gradient norm, learning rate, images per second.
 
-    The loss is the mean over the interval and over all ranks; they exchange their sums once an interval. Rank 0 writes.
+    The loss, and the figures of a distillation's loss, are means over the interval and over all ranks; they exchange
+    their sums once an interval. Rank 0 writes.
 
     Args:
         path: metrics.jsonl of the run folder; lines after the resumed step are dropped first.
@@ -49,27 +50,29 @@ class MetricsLog(lightning.Callback):
         self.batch_size = batch_size
         self.announce = announce
         self.mirror = mirror
-        self._total: Tensor | None = None
-        self._carried = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._carried: dict[str, float] = {}
         self._count = self._timed = 0
         self._since = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The part of an interval that a checkpoint falls into, so that a resumed run reports the same means.
 
-        Each rank has a sum of its own: all ranks must ask at once.
+        Each rank has sums of its own: all ranks must ask at once.
         """
-        return {"totals": world().gather(self._sum()), "count": self._count}
+        return {"totals": {name: world().gather(value) for name, value in self._totals().items()}, "count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        totals, place = state_dict["totals"], world()
-        mean = sum(totals) / len(totals)  # for another number of ranks than before
-        self._carried = totals[place.rank] if len(totals) == place.size else mean
+        found, place = state_dict["totals"], world()
+        found = found if isinstance(found, Mapping) else {"loss": found}  # of a time before figures
+        own = {name: totals[place.rank] for name, totals in found.items() if len(totals) == place.size}
+        means = {name: sum(totals) / len(totals) for name, totals in found.items()}  # for another number of ranks
+        self._carried = {**means, **own}
         self._count = state_dict["count"]
 
-    def _sum(self) -> float:
-        """The sum of this rank's losses so far in the interval; waits for the device."""
-        return self._carried if self._total is None else float(self._total)
+    def _totals(self) -> dict[str, float]:
+        """This rank's sums so far in the interval; waits for the device."""
+        return {**self._carried, **{name: float(value) for name, value in self._sums.items()}}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if world().main:
@@ -79,8 +82,11 @@ class MetricsLog(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"].detach()
-        self._total = loss + self._carried if self._total is None else self._total.add_(loss)
+        figures = {} if pl_module.distilled is None else pl_module.distilled.figures()
+        for name, value in {"loss": outputs["loss"], **figures}.items():
+            value = value.detach()
+            known = self._sums.get(name)
+            self._sums[name] = value + self._carried.get(name, 0.0) if known is None else known.add_(value)
         self._count += 1
         self._timed += 1
         step = trainer.global_step
@@ -89,11 +95,12 @@ class MetricsLog(lightning.Callback):
 
     def _write(self, step: int, last: int, module: Any) -> None:
         now = time.perf_counter()
-        totals = world().gather(self._sum())  # the interval's only synchronisation with the device
-        loss = sum(totals) / len(totals) / self._count
+        found = {name: world().gather(value) for name, value in self._totals().items()}  # waits for the device
+        means = {name: sum(totals) / len(totals) / self._count for name, totals in found.items()}
+        loss = means["loss"]
         line = {
             "step": step,
-            "loss": loss,
+            **means,
             "gradient_norm": float(module.gradient_norm),
             "lr": module.optimizer.rate(step - 1),
             "images_per_second": self._timed * self.batch_size / (now - self._since),
@@ -105,8 +112,9 @@ class MetricsLog(lightning.Callback):
                 handle.write(json.dumps(line) + "\n")
             self.mirror(line)
         if self.announce:
-            log.info("step %d/%d  loss %.4f  %.0f images/s", step, last, loss, line["images_per_second"])
-        self._total, self._carried, self._count, self._timed, self._since = None, 0.0, 0, 0, now
+            told = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+            log.info("step %d/%d  %s  %.0f images/s", step, last, told, line["images_per_second"])
+        self._sums, self._carried, self._count, self._timed, self._since = {}, {}, 0, 0, now
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

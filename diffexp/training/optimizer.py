@@ -118,6 +118,23 @@ class Adam(Descent):
 
 
 @dataclass(frozen=True)
+class AdamW(Adam):
+    """`Adam` with a choice of its second moment.
+
+    Args:
+        lr, weight_decay, warmup_steps, clip_norm, betas, eps: see `Adam`.
+        decay_steps, decay_power, decay_floor, warmup_overshoot: see `Descent`.
+        amsgrad: divide by the root of the largest second moment so far (Reddi et al. 2018), not of the present one.
+    """
+
+    amsgrad: bool = True
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        options = {"lr": self.lr, "betas": tuple(self.betas), "eps": self.eps, "weight_decay": self.weight_decay}
+        return torch.optim.AdamW(parameters, **options, amsgrad=self.amsgrad)
+
+
+@dataclass(frozen=True)
 class RAdam(Adam):
     """Adam whose first steps are rectified, in place of a warm-up (Liu et al. 2020); arguments as for `Adam`."""
 

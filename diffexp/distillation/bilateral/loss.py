@@ -99,6 +99,12 @@ class Terms:
     bounded: Tensor
 
 
+def check_log_coef(log_coef: float) -> None:
+    """Raise ConfigError unless it is positive."""
+    if not log_coef > 0.0:
+        raise ConfigError(f"distillation.log_coef={log_coef}: must be > 0; 0.25 is the code's, 0.5 the exact one")
+
+
 class StepLoss:
     """The step loss of a schedule network at random pairs of levels, for one frozen denoiser.
 
@@ -114,8 +120,7 @@ class StepLoss:
 
     def __init__(self, score: Score, tau: int, log_coef: float = CODE, times: int = TIMES) -> None:
         check_tau(score.denoiser.process, tau, times)
-        if not log_coef > 0.0:
-            raise ConfigError(f"distillation.log_coef={log_coef}: must be > 0; 0.25 is the code's, 0.5 the exact one")
+        check_log_coef(log_coef)
         self.score = score
         self.tau = tau
         self.log_coef = log_coef

@@ -38,6 +38,8 @@ JUMPS = ["prediction=consistency", "prediction@prediction.head=eps", "prediction
 JUMPS += ["sampler=consistency", "grid.t_end=0.01", "evaluation.nfe=[2]"]
 STUDENT = "trains no eps but a consistency function: add prediction=consistency"
 
+SCHEDULED = ["objective=distilled", "distillation.tau=100"]
+
 BRIDGE = {
     "process": "bridge_vp", "prediction": "ddbm", "dataset": "digits_paired", "sampler": "dbim",
     "evaluation.only": "dbim", "evaluation.nfe": "[5]", "grid": "bridge", "grid.t_end": "null",
@@ -97,6 +99,13 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
         f"{group}={choice}": (f"Could not override '{group}'", ["distillation=cbt", *JUMPS])
         for group in ("distillation/schedule", "distillation/metric")
         for choice in LAYOUT.choices[group]
+    },
+    "distillation=bilateral": ("its loss takes the objective's place", SCHEDULED),
+    **{
+        f"distillation/schedule_network={name}": (
+            "Could not override 'distillation/schedule_network'", ["distillation=bilateral", *SCHEDULED]
+        )
+        for name in LAYOUT.choices["distillation/schedule_network"]
     },
     "objective=distilled": ("the loss comes from a distillation", ["distillation=cbt", *JUMPS]),
     "objective=ddm_v1": (HEADS, [*DECOUPLED, "process=ddm_linear"]),
@@ -176,7 +185,10 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
 }
 
 LPIPS = ("distillation/metric=lpips", "objective=ddm_v1_lpips", "objective=ddm_v2_lpips")
-LACKING = dict.fromkeys(LPIPS, "no VGG-16 weights at")  # files that tests do not have
+LACKING = {  # files that tests do not have, and data that there are none of yet
+    **dict.fromkeys(LPIPS, "no VGG-16 weights at"),
+    "distillation/schedule_network=galr": r"GALR reads waveforms \(1, L\), these samples are \(1, 8, 8\): use",
+}
 
 
 def works(*words: str) -> None:

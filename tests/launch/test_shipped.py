@@ -60,21 +60,24 @@ def _turns(groups: list[str]) -> list[dict[str, str]]:
 
 def _rounds() -> list[dict[str, str]]:
     """All choices. A family only chooses other groups' files, so that it comes alone, and so do inner groups."""
-    outer = dict.fromkeys(group.rpartition("/")[0] for group in GROUPS)  # "" of most
-    inner = {name: [group for group in GROUPS if group.rpartition("/")[0] == name] for name in outer}
-    rounds = _turns([group for group in inner.pop("") if group != "family"]) + _turns(["family"])
-    return rounds + [{**_with(groups), **turn} for groups in inner.values() for turn in _turns(groups)]
+    outer = [group for group in GROUPS if "/" not in group and group != "family"]
+    inner: dict[tuple[str, str], list[str]] = {}  # those that one choice has come together
+    for group in GROUPS:
+        if "/" in group:
+            inner.setdefault(_around(group), []).append(group)
+    rounds = _turns(outer) + _turns(["family"])
+    return rounds + [{name: choice, **turn} for (name, choice), groups in inner.items() for turn in _turns(groups)]
 
 
-def _with(groups: list[str]) -> dict[str, str]:
-    """The choice of the outer group that has these inner ones: its default, or the first that does."""
-    outer, names = groups[0].rpartition("/")[0], [group.rpartition("/")[2] for group in groups]
+def _around(group: str) -> tuple[str, str]:
+    """The choice of the outer group that has this inner one: its default, or the first that does."""
+    outer, _, name = group.rpartition("/")
 
     def has(choice: str) -> bool:
         listed = read_yaml(LAYOUT.folder / outer / f"{choice}.yaml").get("defaults", [])
-        return all(any(name in entry for entry in listed) for name in names)
+        return any(name in entry for entry in listed if isinstance(entry, dict))
 
-    return {outer: next(filter(has, (LAYOUT.defaults[outer], *LAYOUT.choices[outer])))}
+    return outer, next(filter(has, (LAYOUT.defaults[outer], *LAYOUT.choices[outer])))
 
 
 def _given(group: str, choice: str) -> list[str]:

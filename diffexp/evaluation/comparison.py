@@ -53,7 +53,7 @@ def speedups(arms: Sequence[Summary]) -> str:
         for fast in sorted(own, key=lambda arm: arm.nfe or 0)[:_FASTEST]:
             cells = ["" if other == label else _needed(fast, reach(fast, slow)) for other, slow in series.items()]
             body.append([label, f"{fast.nfe:g}", *cells])
-    what = "value" if meaning(arms[0].metric).paired else "distance"
+    what = "distance" if meaning(arms[0].metric).distance else "value"
     note = (
         f"The smallest measured NFE at which the arm above has as good a mean {what} as the arm on the left, and how "
         "many times more that is. Undecided: its next smaller budget is not worse beyond the interval of the verdicts."

@@ -57,6 +57,26 @@ class Extractor(Protocol):
         ...
 
 
+@runtime_checkable
+class Classifier(Extractor, Protocol):
+    """An extractor whose features end in a classifier.
+
+    Attributes:
+        num_classes: number of classes.
+    """
+
+    num_classes: int
+
+    def classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images (B, C, H, W) -> features (B, dim), class scores before the softmax (B, num_classes)."""
+        ...
+
+
+def num_classes_of(extractor: Extractor) -> int:
+    """How many classes an extractor tells apart; 0 for one that has features only."""
+    return int(getattr(extractor, "num_classes", 0))
+
+
 def check_shape(extractor: Extractor, shape: tuple[int, int, int], dataset: str) -> None:
     """Refuse images (C, H, W) of data set `dataset` that the extractor was not made for (ConfigError)."""
     fits = all(want is None or want == got for want, got in zip(extractor.shape, shape, strict=True))
@@ -112,7 +132,11 @@ class DigitsClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 10)."""
-        return self.head(self.dropout(nn.functional.silu(self.features(x))))
+        return self.classify(self.features(x))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, 10) of features (B, 48)."""
+        return self.head(self.dropout(nn.functional.silu(features)))
 
 
 class DigitsFeatures:
@@ -128,6 +152,7 @@ class DigitsFeatures:
     shape: Shape = (1, 8, 8)
     dim = DigitsClassifier.dim
     resize = "none"
+    num_classes = 10
 
     def __init__(self, weights: str | None = None) -> None:
         self._path = None if weights is None else Path(weights)
@@ -164,9 +189,10 @@ class DigitsFeatures:
         return self.prepare()._network.features(self._input(images))
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """uint8 (B, 1, 8, 8) -> class scores, float64 (B, 10)."""
-        return self.prepare()._network(self._input(images))
+    def classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, 1, 8, 8) -> features (B, 48), class scores (B, 10), both float64."""
+        features = self(images)
+        return features, self._network.classify(features)
 
 
 def _verified(path: Path, expected: str | None) -> str:

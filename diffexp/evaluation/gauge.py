@@ -1,4 +1,4 @@
-"""What is measured of a stream of images, all in one pass: a distance of the set, and scores of the single images."""
+"""What is measured of a stream of images, all in one pass: metrics of the set, and scores of the single images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from diffexp.core.errors import SamplingError
 from diffexp.dataset.split import Dataset
+from diffexp.evaluation.metric import FRECHET, SET_METRICS
 from diffexp.evaluation.pairs import Pairing, pairing_of
 from diffexp.evaluation.protocol import Protocol
 from diffexp.evaluation.score import SCORES, Score
 from diffexp.evaluation.settings import EvaluationSettings
+from diffexp.evaluation.statement import check_sets, score_protocol, set_protocol
 
 if TYPE_CHECKING:
     from diffexp.evaluation.meter import Meter
@@ -26,90 +28,107 @@ Batches = Iterable[tuple[Tensor, Sequence[int]]]
 
 
 class Tally(Interface):
-    """A measurement under way. Sums over images: shards of one set could be added."""
+    """A measurement under way."""
 
     count: int
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
         """Take in a batch."""
 
-    def value(self) -> float:
-        """The number of all batches."""
+    def value(self, metric: str) -> float:
+        """A number of all batches."""
 
 
-class Gauge(Interface):
+class Source(Interface):
+    """What numbers come from: all that share one are measured in one pass over an extractor's features."""
+
+    def begin(self, metrics: Sequence[str]) -> Tally:
+        """A new measurement of these metrics; the first one may read a whole reference."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gauge:
     """One number of a set of images.
 
     Attributes:
         protocol: what the number means.
+        source: what measures it.
+        metric: what the source calls it.
     """
 
     protocol: Protocol
-
-    def begin(self) -> Tally:
-        """A new measurement; the first one may read a whole reference."""
+    source: Source
+    metric: str
 
 
 def gauges_of(dataset: Dataset, settings: EvaluationSettings, device: torch.device | str = "cpu") -> list[Gauge]:
-    """All that an evaluation measures: the distance first. Reads the data set and weights, computes nothing.
+    """All that an evaluation measures: the Frechet distance first. Reads the data set and weights, computes nothing.
 
     Raises:
-        ConfigError: see `pairing_of` and `Score.check`.
+        ConfigError: a metric of sets that the extractor or n does not allow; see also `pairing_of`, `Score.check`.
     """
     pairing, device = pairing_of(dataset, settings), torch.device(device)
     gauges: list[Gauge] = []
+    sets = [FRECHET, *(name for name in settings.metrics if name in SET_METRICS)]
+    check_sets(sets[1:], dataset, settings)
     if settings.extractor is not None:
-        gauges.append(_Distance(_distance_protocol(dataset, settings, pairing), dataset, settings, device))
+        source = _SetSource(dataset, settings, device, tuple(sets))
+        gauges += [Gauge(set_protocol(name, dataset, settings, pairing), source, name) for name in sets]
     for name in settings.metrics if pairing is not None else ():
+        if name not in SCORES:
+            continue
         score = SCORES[name]()
         score.check(tuple(dataset.shape))
-        gauges.append(_Comparison(_score_protocol(score, dataset, settings, pairing), score, pairing, device))
+        protocol = score_protocol(score, dataset, settings, pairing)
+        gauges.append(Gauge(protocol, _PairSource(score, pairing, device), name))
     return gauges
 
 
 def measure(gauges: Sequence[Gauge], batches: Batches, n: int) -> list[float]:
     """The numbers of n images, in one pass over them; SamplingError when they are not n."""
-    tallies = [gauge.begin() for gauge in gauges]
+    wanted: dict[Source, list[str]] = {}
+    for gauge in gauges:
+        wanted.setdefault(gauge.source, []).append(gauge.metric)
+    tallies = {source: source.begin(metrics) for source, metrics in wanted.items()}
     for images, indices in batches:
-        for tally in tallies:
+        for tally in tallies.values():
             tally.add(images, indices)
-    for tally in tallies:
+    for tally in tallies.values():
         if tally.count != n:
             raise SamplingError(f"the measurement was to be over {n} images, {tally.count} came")
-    return [tally.value() for tally in tallies]
+    return [tallies[gauge.source].value(gauge.metric) for gauge in gauges]
 
 
-@dataclass(frozen=True)
-class _Distance:
-    """The Frechet distance from all images of the reference split."""
+@dataclass(frozen=True, eq=False)
+class _SetSource:
+    """Metrics of the set, against all images of the reference split."""
 
-    protocol: Protocol
     dataset: Dataset
     settings: EvaluationSettings
     device: torch.device
+    metrics: tuple[str, ...]
 
     @cached_property
     def _meter(self) -> Meter:
-        """Made for the first distance only: it takes the features of the whole reference."""
+        """Made for the first measurement only: it takes the features of the whole reference."""
         from diffexp.evaluation.meter import Meter  # torchmetrics takes seconds to import
 
         split, settings = self.dataset.split(self.settings.reference), self.settings
-        return Meter.on(split, settings.extractor, settings.batch_size, self.device)
+        return Meter.on(split, settings.extractor, settings.batch_size, self.device, self.metrics, settings.n)
 
-    def begin(self) -> Tally:
-        return self._meter.begin()
+    def begin(self, metrics: Sequence[str]) -> Tally:
+        return self._meter.begin(metrics)
 
 
-@dataclass(frozen=True)
-class _Comparison:
+@dataclass(frozen=True, eq=False)
+class _PairSource:
     """The mean score of images against their targets."""
 
-    protocol: Protocol
     score: Score
     pairing: Pairing
     device: torch.device
 
-    def begin(self) -> Tally:
+    def begin(self, metrics: Sequence[str]) -> Tally:
         return _Mean(self.score.on(self.device), self.pairing)
 
 
@@ -123,38 +142,5 @@ class _Mean:
         self._total += float(self._score(images, targets).sum())
         self.count += len(images)
 
-    def value(self) -> float:
+    def value(self, metric: str) -> float:
         return self._total / self.count
-
-
-def _distance_protocol(dataset: Dataset, settings: EvaluationSettings, pairing: Pairing | None) -> Protocol:
-    extractor, split = settings.extractor.prepare(), dataset.split(settings.reference)
-    return Protocol(
-        metric=extractor.metric,
-        n=settings.n,
-        dataset=dataset.name,
-        split=settings.reference,
-        reference=split.fingerprint,
-        reference_n=len(split),
-        extractor=extractor.name,
-        weights=extractor.hash,
-        quantise=settings.quantise,
-        resize=extractor.resize,
-        pairs=None if pairing is None else f"{pairing.name} {pairing.split.fingerprint}",
-    )
-
-
-def _score_protocol(score: Score, dataset: Dataset, settings: EvaluationSettings, pairing: Pairing) -> Protocol:
-    return Protocol(
-        metric=score.metric,
-        n=settings.n,
-        dataset=dataset.name,
-        split=pairing.name,
-        reference=pairing.split.fingerprint,
-        reference_n=len(pairing),
-        extractor=score.kind,
-        weights=score.weights,
-        quantise=settings.quantise,
-        resize=score.resize,
-        pairs=f"{pairing.name} {pairing.split.fingerprint}",
-    )

@@ -19,13 +19,16 @@ from diffexp.evaluation.features import Shape, file_sha256
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
+LAYERS = ["2048", "logits_unbiased"]
 PUBLISHED_PREFIX = "6726825d"  # of the file's SHA-256: torch.hub's naming, which its downloads are checked by
 
 
 class InceptionFeatures:
     """The 2048 pooled features of Inception-v3 (2015-12-05), in float32 without reduced precision.
 
-    Only with the published weights is the distance called ``fid``; with any other file it is ``fd_inception_<hash>``.
+    Only with the published weights are metrics called ``fid``, ``is``, ``kid``; with any other file they are
+    ``fd_inception_<hash>`` and so on. Class scores are those before the softmax without the last layer's bias, which
+    the published Inception Score is of.
 
     Args:
         weights: path of the weights; None: torch.hub's folder.
@@ -34,6 +37,7 @@ class InceptionFeatures:
     shape: Shape = (3, None, None)
     dim = 2048
     resize = "bilinear_tf1_299"
+    num_classes = 1008
 
     def __init__(self, weights: str | None = None) -> None:
         self._path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
@@ -62,14 +66,19 @@ class InceptionFeatures:
         self.prepare()._network.to(device)
         return self
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> float32 (B, 2048)."""
+        return self.classify(images)[0]
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, 3, H, W) -> features (B, 2048), class scores (B, 1008), both float32."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             given = f"{images.dtype} of shape {'x'.join(map(str, images.shape[1:]))}"
             raise DiffexpError(f"extractor '{self.name}' takes uint8 RGB images, got {given}")
         with exact_float32():
-            return self.prepare()._network(images)[0]
+            features, scores = self.prepare()._network(images)
+        return features, scores
 
 
 def _load(path: Path) -> Any:
@@ -84,7 +93,7 @@ def _load(path: Path) -> Any:
     try:
         # torch-fidelity unpickles the file without restriction, so it must first prove to hold plain tensors.
         torch.load(path, map_location="cpu", weights_only=True)
-        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+        return FeatureExtractorInceptionV3("inception-v3-compat", LAYERS, feature_extractor_weights_path=str(path))
     except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise DiffexpError(f"evaluation.extractor: {path} does not hold Inception weights ({reason})") from error

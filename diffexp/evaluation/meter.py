@@ -1,62 +1,147 @@
-"""The Frechet distance of a stream of images from a reference split, in an extractor's features."""
+"""Metrics of a stream of images against a reference split, in an extractor's features: one pass feeds them all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from diffexp.dataset.split import Split
-from diffexp.evaluation.features import Extractor
+from diffexp.evaluation.bank import FeatureBank
+from diffexp.evaluation.features import Extractor, num_classes_of
 from diffexp.evaluation.frechet import FrechetMoments, Gaussian, frechet_distance
+from diffexp.evaluation.inception_score import ScoreSums, published_splits
+from diffexp.evaluation.kernel_distance import KernelDistance, draw_subsets, subset_plan
+from diffexp.evaluation.manifold import NEIGHBOURS, Manifold
+from diffexp.evaluation.metric import FRECHET
+
+_KERNEL, _SCORE = "kid", "is"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Meter:
-    """Measures the distance of a set of images from the reference."""
+    """Measures sets of images against a reference; made by `on`.
+
+    Attributes:
+        extractor: on the device.
+        metrics: what it can measure: `FRECHET`, or of `metric.SET_METRICS`.
+        n: images of a set; 0 where no metric needs to know.
+        reference: the Gaussian of the reference's features.
+        shift: subtracted before sums are formed.
+        bank: the reference's features, where a metric needs them.
+    """
 
     extractor: Extractor
+    metrics: tuple[str, ...]
+    n: int
     reference: Gaussian
     shift: Tensor
     device: torch.device
+    bank: Tensor | None = None
 
     @classmethod
-    def on(cls, split: Split, extractor: Extractor, batch_size: int, device: torch.device) -> Meter:
-        """The meter whose reference is all of `split`; reads `batch_size` images at a time."""
+    def on(
+        cls,
+        split: Split,
+        extractor: Extractor,
+        batch_size: int,
+        device: torch.device,
+        metrics: Sequence[str] = (FRECHET,),
+        n: int = 0,
+    ) -> Meter:
+        """The meter whose reference is all of `split`; one pass over it, `batch_size` images at a time.
+
+        Args:
+            metrics: `FRECHET` and any of `metric.SET_METRICS`; ``"is"`` needs an extractor with classes.
+            n: how many images the sets will have; needed for all but `FRECHET`.
+        """
         extractor.to(device)
         parts = torch.arange(len(split)).split(batch_size)
         shift = extractor(split.images(parts[0]).to(device)).double().mean(0)
-        reference = _moments((split.images(part) for part in parts), extractor, shift, device)
-        return cls(extractor, reference, shift, device)
+        moments = FrechetMoments(extractor.dim, shift).to(device)
+        bank = FeatureBank().to(device) if _keeps(metrics) else None
+        for part in parts:
+            features = extractor(split.images(part).to(device))
+            moments.update(features)
+            if bank is not None:
+                bank.update(features, part)
+        kept = None if bank is None else bank.compute()
+        return cls(extractor, tuple(metrics), n, moments.compute(), shift, device, kept)
 
-    def begin(self) -> MeterTally:
-        """A new set of images."""
-        return MeterTally(self)
+    def begin(self, metrics: Sequence[str] | None = None) -> MeterTally:
+        """A new set of images, of which these metrics are wanted; None: all."""
+        return MeterTally(self, self.metrics if metrics is None else metrics)
+
+    @cached_property
+    def plan(self) -> tuple[int, int]:
+        """Number and size of the subsets of the kernel distance."""
+        return subset_plan(self.n, len(self.bank))
+
+    @cached_property
+    def kernel(self) -> KernelDistance:
+        """The kernel distance from the reference."""
+        return KernelDistance(self.bank, draw_subsets("reference", len(self.bank), *self.plan))
+
+    @cached_property
+    def manifold(self) -> Manifold:
+        """The reference's balls."""
+        return Manifold(self.bank)
 
 
 class MeterTally:
-    """The features of a set of images, added up."""
+    """One set of images, measured batch by batch: sums, and features only for metrics that compare single images."""
 
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self._moments = FrechetMoments(meter.extractor.dim, meter.shift).to(meter.device)
-        self.count = 0
+    def __init__(self, meter: Meter, metrics: Sequence[str]) -> None:
+        self._meter, self.count = meter, 0
+        extractor, device = meter.extractor, meter.device
+        self._moments = FrechetMoments(extractor.dim, meter.shift).to(device) if FRECHET in metrics else None
+        self._bank = FeatureBank().to(device) if _keeps(metrics) else None
+        self._scores = None
+        if _SCORE in metrics:
+            self._scores = ScoreSums(num_classes_of(extractor), published_splits(meter.n)).to(device)
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
-        """Take in uint8 images (B, C, H, W)."""
-        self._moments.update(self._meter.extractor(images.to(self._meter.device)))
+        """Take in uint8 images (B, C, H, W) and their places in the set."""
+        images = images.to(self._meter.device)
+        if self._scores is None:
+            features = self._meter.extractor(images)
+        else:
+            features, logits = self._meter.extractor.classify(images)
+            self._scores.update(logits, indices)
+        if self._moments is not None:
+            self._moments.update(features)
+        if self._bank is not None:
+            self._bank.update(features, indices)
         self.count += len(images)
 
-    def value(self) -> float:
-        """The Frechet distance from the reference."""
+    def value(self, metric: str = FRECHET) -> float:
+        """A metric of all images so far: one of those that the tally was begun for."""
+        ways: dict[str, Callable[[], float]] = {FRECHET: self._distance, _KERNEL: self._kernel, _SCORE: self._score}
+        return ways[metric]() if metric in ways else self._balls[metric]
+
+    def _distance(self) -> float:
         found, reference = self._moments.compute(), self._meter.reference
         return frechet_distance(found.mean, found.covariance, reference.mean, reference.covariance)
 
+    def _score(self) -> float:
+        return float(self._scores.compute().mean())
 
-def _moments(batches: Iterable[Tensor], extractor: Extractor, shift: Tensor, device: torch.device) -> Gaussian:
-    moments = FrechetMoments(extractor.dim, shift).to(device)
-    for images in batches:
-        moments.update(extractor(images.to(device)))
-    return moments.compute()
+    def _kernel(self) -> float:
+        features = self._features
+        return self._meter.kernel(features, draw_subsets("images", len(features), *self._meter.plan))
+
+    @cached_property
+    def _features(self) -> Tensor:
+        return self._bank.compute()
+
+    @cached_property
+    def _balls(self) -> dict[str, float]:
+        return self._meter.manifold(self._features)
+
+
+def _keeps(metrics: Sequence[str]) -> bool:
+    """Whether a metric needs the features of single images."""
+    return any(name == _KERNEL or name in NEIGHBOURS for name in metrics)

@@ -14,6 +14,7 @@ from diffexp.core import random
 from diffexp.core.errors import ConfigError
 from diffexp.core.image import Quantise, to_uint8
 from diffexp.dataset.split import Dataset, Indices, PairedSplit, SplitName, conditions_of
+from diffexp.evaluation.metric import meaning
 from diffexp.prediction.conditions import Conditions
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ def check_pairs(dataset: Dataset, settings: EvaluationSettings) -> None:
     """Refuse settings for pairs where the data set has none (ConfigError); nothing is read."""
     if "endpoint" in conditions_of(dataset):
         return
+    paired = [name for name in settings.metrics if meaning(name).paired]
     asked = {
         f"evaluation.pairs={settings.pairs}": settings.pairs is not None,
-        f"evaluation.metrics={list(settings.metrics)}": bool(settings.metrics),
+        f"evaluation.metrics={paired}": bool(paired),
         "evaluation.controls: 'source'": "source" in settings.controls,
     }
     for what, given in asked.items():

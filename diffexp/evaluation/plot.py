@@ -129,7 +129,8 @@ def _curve(axes: Any, arms: list[Summary], look: _Look) -> None:
 def _floor(axes: Any, controls: Sequence[Summary], what: str) -> None:
     for control in controls:
         if control.label == _FLOOR:
-            text = f"floor: {what}, {control.meaning.spell(control.mean)}"
+            level = "level" if control.meaning.higher else "floor"
+            text = f"{level}: {what}, {control.meaning.spell(control.mean)}"
             axes.axhline(control.mean, color="0.35", linewidth=1.0, linestyle=(0, (1, 2)))
             axes.annotate(
                 text, (0.99, control.mean), xycoords=("axes fraction", "data"), xytext=(0, -3),
@@ -155,7 +156,8 @@ def _scale(axes: Any, arms: Sequence[Summary], controls: Sequence[Summary]) -> N
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, place: ""))
     values = [value for arm in arms for value in arm.values]
-    if arms[0].meaning.paired:
+    if not arms[0].meaning.distance:
+        values += [control.mean for control in controls if control.label == _FLOOR]
         pad = 0.15 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
         axes.set_ylim(min(values) - pad, max(values) + pad)
         return
@@ -185,7 +187,7 @@ def _words(
     text = "\n".join(textwrap.fill(line, _WIDTH) for line in lines if line)
     axes.text(0.0, -0.19, text, transform=axes.transAxes, fontsize=8.5, color="0.3", va="top")
     axes.set_xlabel("network evaluations per image (NFE)")
-    better = f", {said.better}" if (said := meaning(protocol.metric)).paired else ""
+    better = "" if (said := meaning(protocol.metric)).distance else f", {said.better}"
     axes.set_ylabel(f"{protocol.metric} (n = {protocol.n:,}{better})")
     axes.set_title(title, fontsize=11, loc="left")
     axes.grid(True, which="major", color="0.9", linewidth=0.7)

@@ -26,17 +26,19 @@ class Protocol:
     """How a distance was measured. Two numbers are comparable when all fields are equal.
 
     Attributes:
-        metric: e.g. ``"fd_digits"``; ``"fid"`` only for the published Inception weights; or a paired metric.
+        metric: e.g. ``"fd_digits"``, ``"kid_digits"``; ``"fid"``, ``"is"`` and other plain names only for the
+            published Inception weights; or a paired metric.
         n: generated images for each seed.
         dataset: name of the reference data.
         split: split of the reference data; of a paired metric the split of the pairs.
-        reference: fingerprint of the reference images.
+        reference: fingerprint of the reference images; ``"none"``, as the split, for a metric without a reference.
         reference_n: number of reference images.
         extractor: name of the feature extractor, or the variant of a paired metric.
         weights: hash of its weights.
         quantise: how floats become bytes: ``"round"`` or ``"truncate"``.
         resize: how images come to the extractor's size.
         pairs: split and fingerprint of the pairs whose sources the images are made from; None without pairs.
+        variant: the settings of a metric of sets, e.g. ``"100 subsets of 1,000"``; None where there are none.
     """
 
     metric: str
@@ -50,11 +52,12 @@ class Protocol:
     quantise: Quantise
     resize: str
     pairs: str | None = None
+    variant: str | None = None
 
     @property
     def hash(self) -> str:
         """Eight hex digits of the fields' digest: the column `protocol` of the results."""
-        told = {key: value for key, value in asdict(self).items() if key != "pairs" or value is not None}
+        told = {key: value for key, value in asdict(self).items() if value is not None}
         text = json.dumps(told, sort_keys=True)
         return hashlib.blake2b(text.encode("utf-8"), digest_size=4).hexdigest()
 

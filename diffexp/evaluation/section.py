@@ -59,7 +59,7 @@ def measured(
         parts.append(f"Not comparable with the section of protocol `{other.hash}`: {difference}.")
     if images:
         links = ", ".join(f"[{name.rsplit('.', 1)[1].upper()}]({name})" for name in images)
-        what = protocol.metric if meaning(protocol.metric).paired else "Distance"
+        what = "Distance" if meaning(protocol.metric).distance else protocol.metric
         parts.append(f"![{what} versus NFE]({images[0]})\n\n{links}")
     if arms:
         parts += [matrix] if matrix else [_matrix(arms), _details(arms)]
@@ -76,8 +76,8 @@ def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summar
     if said.paired:
         text = f"{said.title}: mean over {protocol.n:,} images, each against its target in {where}; {said.better}."
     else:
-        reference = f"the {protocol.reference_n:,} images of {where}"
-        text = f"{said.title} of {protocol.n:,} images from {reference}; {said.better}."
+        against = f" against the {protocol.reference_n:,} images of {where}" if protocol.reference_n else ""
+        text = f"{said.title} of {protocol.n:,} images{against}; {said.better}."
     best = best_of(arms)
     if best is not None:
         text += f" Best: **{spell_spread(best)}** with {best.label} at NFE {best.nfe}."
@@ -86,7 +86,8 @@ def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summar
         around = spell_range(floor)
         draws = f" (mean of {len(floor.values)} draws that share images, {around})" if around else ""
         what = "what the targets of these pairs score" if protocol.pairs else "as many held-out real images"
-        text += f" The floor is **{floor.meaning.spell(floor.mean)}**{draws}: {what}."
+        level = "level of real images" if said.higher and not said.paired else "floor"
+        text += f" The {level} is **{floor.meaning.spell(floor.mean)}**{draws}: {what}."
     return text
 
 
@@ -132,7 +133,7 @@ def _statistics(arm: Summary) -> list[str]:
 def _controls(protocol: Protocol, controls: Sequence[Summary]) -> str:
     what = {**_MEANING, "real": _TARGETS} if protocol.pairs else _MEANING
     body = [[c.label, spell_spread(c), spell_range(c) or "–", what.get(c.label, "")] for c in controls]
-    name = protocol.metric if meaning(protocol.metric).paired else "distance"
+    name = "distance" if meaning(protocol.metric).distance else protocol.metric
     parts = [text_table(["control", name, "range", "what it is"], body)]
     if any(c.label == "real" and len(c.values) > 1 for c in controls) and not protocol.pairs:
         parts.append(
@@ -144,13 +145,16 @@ def _controls(protocol: Protocol, controls: Sequence[Summary]) -> str:
 
 def _protocol(protocol: Protocol) -> str:
     said = meaning(protocol.metric)
-    how = f"{said.title}, mean over images" if said.paired else f"squared {said.title}, float64, unbiased covariances"
     weights = f", weights SHA-256 `{protocol.weights}`" if protocol.weights else ""
-    body = [
-        ["metric", f"`{protocol.metric}`: {how}"],
-        ["generated", f"n = {protocol.n:,} for each seed; image i of a seed starts from the same noise in every arm"],
+    reference = [
         ["reference", f"{protocol.dataset}, split {protocol.split}, {protocol.reference_n:,} images"],
         ["reference fingerprint", f"`{protocol.reference}`"],
+    ]
+    body = [
+        ["metric", f"`{protocol.metric}`: {said.title}, {said.how}"],
+        *([["settings", protocol.variant]] if protocol.variant else []),
+        ["generated", f"n = {protocol.n:,} for each seed; image i of a seed starts from the same noise in every arm"],
+        *(reference if protocol.reference_n else [["reference", "none: a number of the images alone"]]),
         ["variant" if said.paired else "features", f"{protocol.extractor}{weights}"],
         ["resize", protocol.resize],
         ["quantisation", f"{protocol.quantise} to 8 bits"],

@@ -12,7 +12,7 @@ from diffexp.dataset.split import SplitName
 from diffexp.evaluation.controls import CONTROLS
 from diffexp.evaluation.describe import describe_grid, describe_sampler, shorten, slug
 from diffexp.evaluation.features import Extractor
-from diffexp.evaluation.metric import PAIRED_METRICS
+from diffexp.evaluation.metric import PAIRED_METRICS, SET_METRICS
 from diffexp.sampler.loop import Sampler
 
 Policy = Literal["exact", "below"]
@@ -41,7 +41,8 @@ class EvaluationSettings:
         again: measure also what the run folder holds already; else only what is missing.
         reference: the split whose images distances are taken from.
         pairs: of a data set of pairs, the split whose sources images are made from; None: the held-out one.
-        metrics: paired metrics, each image against the target of its pair: mse, psnr, ssim, lpips.
+        metrics: what is measured beside the Frechet distance: is, kid, precision, recall, density, coverage of the
+            set, in the extractor's features; mse, psnr, ssim, lpips of each image against the target of its pair.
         allow_off_grid: sample a student of N steps with other numbers of steps too, see `at_own_steps`.
 
     Raises:
@@ -83,8 +84,9 @@ class EvaluationSettings:
             if name not in CONTROLS:
                 raise ConfigError(f"evaluation.controls: no control '{name}'; {nearest(name, CONTROLS)}")
         for name in metrics or ():
-            if name not in PAIRED_METRICS:
-                raise ConfigError(f"evaluation.metrics: no paired metric '{name}'; {nearest(name, PAIRED_METRICS)}")
+            if name not in (*PAIRED_METRICS, *SET_METRICS):
+                known = (*PAIRED_METRICS, *SET_METRICS)
+                raise ConfigError(f"evaluation.metrics: no metric '{name}'; {nearest(name, known)}")
         for key, name in (("reference", reference), ("pairs", pairs)):
             if name not in ("train", "test", *([None] if key == "pairs" else [])):
                 raise ConfigError(f"evaluation.{key}={name}: choose from train, test")

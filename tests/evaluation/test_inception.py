@@ -61,7 +61,7 @@ def test_seeded_weights_give_the_network_of_torch_fidelity_and_never_the_name_fi
     monkeypatch.setattr(reference, "load_state_dict_from_url", lambda *args, **kwargs: {})
     monkeypatch.setattr(reference.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
     torch.manual_seed(0)
-    network = reference.FeatureExtractorInceptionV3("seeded", ["2048"])
+    network = reference.FeatureExtractorInceptionV3("seeded", ["2048", "logits_unbiased"])
     monkeypatch.undo()
     with torch.no_grad():  # torch's default initialisation would shrink the signal to nothing over 48 layers
         for weight in (w for w in network.parameters() if w.dim() == 4):
@@ -71,7 +71,9 @@ def test_seeded_weights_give_the_network_of_torch_fidelity_and_never_the_name_fi
     extractor = InceptionFeatures(str(path)).prepare()
     assert extractor.metric == f"fd_inception_{extractor.hash[:8]}"
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    features = extractor(images)
+    features, scores = extractor.classify(images)
+    torch.testing.assert_close(scores, network(images)[1], rtol=1e-4, atol=1e-5 * float(scores.abs().max()))
+    assert torch.equal(extractor(images), features)
     torch.testing.assert_close(features, network(images)[0], rtol=1e-5, atol=1e-5 * float(features.abs().max()))
     assert features.shape == (3, 2048)
     assert float((features[0] - features[1]).abs().max() / features.abs().max()) > 0.01, "the image must matter"

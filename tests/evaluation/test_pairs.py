@@ -226,7 +226,7 @@ def test_refusals(dbim, filling, pictures, asked, dataset) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.pairs=train: 'gaussian' holds no pairs"):
         pairing_of(dataset, asked)
     for options, message in (
-        ({"metrics": ["pnsr"]}, "no paired metric 'pnsr'; did you mean 'psnr'"),
+        ({"metrics": ["pnsr"]}, "no metric 'pnsr'; did you mean 'psnr'"),
         ({"pairs": "tset"}, "evaluation.pairs=tset"),
         ({"reference": "val"}, "evaluation.reference=val"),
     ):

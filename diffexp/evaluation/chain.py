@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from diffexp.evaluation.collect import Run, run_in
-from diffexp.evaluation.markdown import text_table
+from diffexp.evaluation.document import Block, Heading, Table
 from diffexp.evaluation.results import Row
 from diffexp.evaluation.table import Summary, best_of, spell_spread, summarise_controls, summarise_groups
 from diffexp.launch.find import newest
@@ -23,34 +23,32 @@ _FLOORS = ("held_out", "real")
 _FEW = 4  # steps of the student whose distance from the first teacher is said in words
 
 
-def chains(runs: Sequence[Run]) -> str:
+def chains(runs: Sequence[Run]) -> list[Block]:
     """One table for each chain among the runs; empty without any."""
     stages = {_checkpoint(run): run for run in runs if run.folder is not None}
     taught = {_teacher(run) for run in runs if _steps(run) is not None}
-    parts = []
+    parts: list[Block] = []
     for run in runs:
         if _steps(run) is not None and run.rows and _checkpoint(run) not in taught:
             chain = _behind(run, stages)
             if len(chain) > 1:
                 parts += _section(chain)
-    return "\n\n".join(["## Distillation", *parts]) if parts else ""
+    return [Heading(2, "Distillation"), *parts] if parts else []
 
 
-def _section(chain: Sequence[Run]) -> list[str]:
+def _section(chain: Sequence[Run]) -> list[Block]:
     """Title, table and notes of one chain, from its first training to its last."""
     first, last = chain[0], chain[-1]
     base = first if _steps(first) is None else None
     start = 2 * (_steps(chain[1] if base else first) or 0)
     lines = [_Line.of(run, base, start) for run in chain]
     numbers = ", ".join(str(line.steps) for line in lines[1 if base else 0 :])
-    title = (
-        f"### {last.config.get('recipe')}, prediction {(last.config.get('choices') or {}).get('prediction')}: {numbers}"
-    )
+    title = f"{last.config.get('recipe')}, prediction {(last.config.get('choices') or {}).get('prediction')}: {numbers}"
     header = [
         "steps", "updates", "passes per image, million", "training, s", "distance at these steps",
         "undistilled, same sampler", "undistilled, best other", "from the first teacher, floor spreads",
     ]  # fmt: skip
-    parts = [title, text_table(header, [line.cells() for line in lines])]
+    parts: list[Block] = [Heading(3, title), Table(header, [line.cells() for line in lines])]
     return [*parts, *([_cost(lines)] if base else []), _distance(lines, start), _NOTE]
 
 

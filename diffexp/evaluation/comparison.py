@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from diffexp.evaluation.markdown import text_table
+from diffexp.evaluation.document import Block, Heading, Table
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.table import Summary, best_of
 from diffexp.evaluation.verdict import Reach, compare, reach
@@ -14,7 +14,7 @@ _MOST_ARMS = 8
 _FASTEST = 2  # budgets of an arm for which the others' need is told
 
 
-def verdicts(arms: Sequence[Summary]) -> str:
+def verdicts(arms: Sequence[Summary]) -> list[Block]:
     """Every arm against the best of its budget, with intervals from paired seeds; empty where nothing is to compare."""
     body = []
     for budget in sorted({arm.nfe for arm in arms if arm.nfe is not None}):
@@ -23,14 +23,14 @@ def verdicts(arms: Sequence[Summary]) -> str:
         rest = [arm for arm in group if arm is not best and best is not None and set(arm.seeds) & set(best.seeds)]
         body += [_line(budget, best, arm, len(rest) + 1) for arm in rest]
     if not body:
-        return ""
+        return []
     note = (
         "The difference is that of the means over the seeds that both have; its interval is Student's, of the "
         "differences seed by seed, and so wide that all intervals of one NFE hold together with 95 % (Bonferroni, over "
         "all pairs of arms: the best was picked by the same numbers). Undecided: the interval holds zero."
     )
     header = ["NFE", "best", "other", "difference", "95 % interval", "the other is"]
-    return f"### Verdicts\n\n{text_table(header, body)}\n\n{note}"
+    return [Heading(3, "Verdicts"), Table(header, body), note]
 
 
 def _line(budget: float, best: Summary, other: Summary, among: int) -> list[str]:
@@ -40,14 +40,14 @@ def _line(budget: float, best: Summary, other: Summary, among: int) -> list[str]
     return [f"{budget:g}", best.label, other.label, spell(found.difference), interval, found.word]
 
 
-def speedups(arms: Sequence[Summary]) -> str:
+def speedups(arms: Sequence[Summary]) -> list[Block]:
     """What each arm needs for the distance that another has at its smallest budgets; empty for a single arm."""
     series: dict[str, list[Summary]] = {}
     for arm in arms:
         if arm.nfe:
             series.setdefault(arm.label, []).append(arm)
     if not 2 <= len(series) <= _MOST_ARMS:
-        return ""
+        return []
     body = []
     for label, own in series.items():
         for fast in sorted(own, key=lambda arm: arm.nfe or 0)[:_FASTEST]:
@@ -58,8 +58,8 @@ def speedups(arms: Sequence[Summary]) -> str:
         f"The smallest measured NFE at which the arm above has as good a mean {what} as the arm on the left, and how "
         "many times more that is. Undecided: its next smaller budget is not worse beyond the interval of the verdicts."
     )
-    title = f"### Evaluations at an equal {what}"
-    return f"{title}\n\n{text_table(['arm', 'NFE', *(f'needs: {label}' for label in series)], body)}\n\n{note}"
+    header = ["arm", "NFE", *(f"needs: {label}" for label in series)]
+    return [Heading(3, f"Evaluations at an equal {what}"), Table(header, body), note]
 
 
 def _needed(fast: Summary, found: Reach) -> str:

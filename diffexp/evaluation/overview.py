@@ -16,10 +16,9 @@ from diffexp.core.files import write_text_atomic
 from diffexp.evaluation import published, section
 from diffexp.evaluation.chain import chains
 from diffexp.evaluation.collect import TARGET, Run, collect, command_line, telling, varied
-from diffexp.evaluation.markdown import table, text_table
-from diffexp.evaluation.plot import draw_distance
+from diffexp.evaluation.document import Block, Heading, Item, Table
 from diffexp.evaluation.protocol import Protocol
-from diffexp.evaluation.report import REPORT_FILE, distinct
+from diffexp.evaluation.report import REPORT_FILE, distinct, figures, write_pages
 from diffexp.evaluation.results import COLUMNS, RESULTS_FILE, Row, cells
 from diffexp.evaluation.table import (
     Summary,
@@ -50,15 +49,15 @@ def write_overview(folder: Path) -> Path:
     groups = _groups(runs)
     if groups:
         _write_rows(folder / RESULTS_FILE, groups, keys)
-    parts = [_head(folder, runs), _jobs(runs, keys, folder), _unfinished(runs), chains(runs)]
+    parts = [*_head(folder, runs), *_jobs(runs, keys, folder), *_unfinished(runs), *chains(runs)]
     names = dict.fromkeys(row.protocol for group in groups for row in group.run.rows)
     used = [require_one_protocol(_rows(groups, name), _protocols(groups)) for name in names]
-    parts += [_section(folder, protocol, groups, used) for protocol in used]
+    for protocol in used:
+        parts += _section(folder, protocol, groups, used)
     recipes = {str(run.config.get("recipe")): run.config for run in runs if run.config}
     if len(recipes) == 1:
-        parts.append(published.published(next(iter(recipes.values())), used))
-    parts.append(_provenance(groups))
-    write_text_atomic(folder / REPORT_FILE, "\n\n".join(part for part in parts if part) + "\n")
+        parts += published.published(next(iter(recipes.values())), used)
+    write_pages(folder, [*parts, *_provenance(groups)])
     return Path(min(os.path.relpath(folder), str(folder), key=len)) / REPORT_FILE
 
 
@@ -132,24 +131,24 @@ def _protocols(groups: Sequence[_Group]) -> dict[str, Protocol]:
     return {name: protocol for group in groups for name, protocol in group.run.protocols.items()}
 
 
-def _head(folder: Path, runs: Sequence[Run]) -> str:
+def _head(folder: Path, runs: Sequence[Run]) -> list[Block]:
     """Title, and how many ended how."""
     states = dict.fromkeys(run.state for run in runs)
     counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in states)
     recipes = ", ".join(dict.fromkeys(str(run.config["recipe"]) for run in runs if run.config.get("recipe")))
-    title = f"# {'Sweep' if runs[0].command else 'Runs below'} {folder.resolve().name}"
-    return (f"{title}: {recipes}" if recipes else title) + f"\n\n{len(runs)} runs: {counts}."
+    title = f"{'Sweep' if runs[0].command else 'Runs below'} {folder.resolve().name}"
+    return [Heading(1, f"{title}: {recipes}" if recipes else title), f"{len(runs)} runs: {counts}."]
 
 
-def _jobs(runs: Sequence[Run], keys: Sequence[str], folder: Path) -> str:
+def _jobs(runs: Sequence[Run], keys: Sequence[str], folder: Path) -> list[Block]:
     """One line for each run: what differs, how it ended, its best distance, where it is."""
     shown, hidden = keys[:_MOST_COLUMNS], keys[_MOST_COLUMNS:]
     body = [
         [run.name, *(run.settings.get(key, "–") for key in shown), run.state, _best(run), _link(run, folder)]
         for run in runs
     ]
-    text = text_table(["run", *shown, "state", "best", "folder"], body)
-    return text + (f"\n\nThese differ too: {', '.join(f'`{key}`' for key in hidden)}." if hidden else "")
+    rest = [f"These differ too: {', '.join(f'`{key}`' for key in hidden)}."] if hidden else []
+    return [Table(["run", *shown, "state", "best", "folder"], body), *rest]
 
 
 def _best(run: Run) -> str:
@@ -170,37 +169,36 @@ def _link(run: Run, folder: Path) -> str:
     return f"[{target.name}]({(report if (folder / report).is_file() else target).as_posix()})"
 
 
-def _unfinished(runs: Sequence[Run]) -> str:
+def _unfinished(runs: Sequence[Run]) -> list[Block]:
     """What did not end well, why, and the command for it."""
     left = [run for run in runs if run.state != "ok"]
     if not left:
-        return ""
-    parts = ["## Not done"]
+        return []
+    parts: list[Block] = [Heading(2, "Not done")]
     for run in left:
-        text = f"* run {run.name}, {run.state}" + (f": {run.message}" if run.message else "")
-        parts.append(text + (f"\n\n      {command_line(run.command)}" if run.command else ""))
+        text = f"run {run.name}, {run.state}" + (f": {run.message}" if run.message else "")
+        parts.append(Item(text, command_line(run.command) if run.command else ""))
     if any(run.command for run in left):
         parts.append("The same sweep again does these alone: what is complete is not repeated.")
-    return "\n\n".join(parts)
+    return parts
 
 
-def _section(folder: Path, protocol: Protocol, groups: Sequence[_Group], used: Sequence[Protocol]) -> str:
+def _section(folder: Path, protocol: Protocol, groups: Sequence[_Group], used: Sequence[Protocol]) -> list[Block]:
     """Figure and tables of one protocol."""
     tagged = [(group.tag, [row for row in group.run.rows if row.protocol == protocol.hash]) for group in groups]
     arms, controls = summarise_groups(tagged), summarise_controls(_rows(groups, protocol.hash))
     stem, others = distinct(protocol, used)
-    images: list[str] = []
-    if arms:
-        title = " · ".join(dict.fromkeys(row.experiment for row in _rows(groups, protocol.hash)))
-        images = [file.name for file in draw_distance(arms, controls, protocol, folder / stem, title)]
+    title = " · ".join(dict.fromkeys(row.experiment for row in _rows(groups, protocol.hash)))
+    origins = [entry for group in groups for entry in group.run.provenances]
+    drawn = figures(folder / stem, arms, controls, protocol, title, origins) if arms else []
     one_seed = len({group.settings.get("seed") for group, (_, rows) in zip(groups, tagged, strict=True) if rows}) == 1
-    return section.measured(protocol, arms, controls, images, others, _matrix(arms, groups), compares=one_seed)
+    return section.measured(protocol, arms, controls, drawn, others, _matrix(arms, groups), compares=one_seed)
 
 
-def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> str:
+def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> list[Block]:
     """A line for each run and sampler: what differs, and the distance at each budget."""
     if not arms:
-        return ""
+        return []
     settings = {group.tag: group.settings for group in groups}
     keys = list(next(iter(settings.values())))[:_MOST_COLUMNS]
     budgets = sorted({arm.nfe for arm in arms if arm.nfe is not None})
@@ -211,10 +209,10 @@ def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> str:
         for tag, label, plain in lines
     ]
     header = [*keys, "sampler", *(f"NFE {budget}" for budget in budgets)]
-    return f"{table(header, body, words=len(keys) + 1)}\n\n{section.caption(arms)}"
+    return [Table(header, body, len(keys) + 1), section.caption(arms)]
 
 
-def _provenance(groups: Sequence[_Group]) -> str:
+def _provenance(groups: Sequence[_Group]) -> list[Block]:
     """What the runs were made with; one line where all are equal."""
     found: dict[tuple[str, ...], list[str]] = {}
     for group in groups:
@@ -223,9 +221,9 @@ def _provenance(groups: Sequence[_Group]) -> str:
             facts = (f"`{entry.commit}`" if entry.commit else "unknown", entry.device, entry.precision, versions)
             found.setdefault(facts, []).extend(group.names)
     if not found:
-        return ""
+        return []
     body = [[", ".join(dict.fromkeys(names)), *facts] for facts, names in found.items()]
-    return "## Provenance\n\n" + text_table(["runs", "commit", "device", "precision", "versions"], body)
+    return [Heading(2, "Provenance"), Table(["runs", "commit", "device", "precision", "versions"], body)]
 
 
 def _write_rows(path: Path, groups: Sequence[_Group], keys: Sequence[str]) -> None:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffexp.evaluation.markdown import table
+from diffexp.evaluation.document import Block, Heading, Table
 from diffexp.evaluation.protocol import Protocol
 
 PAPER_N = 50_000  # images behind a published FID
 
 
-def published(config: Mapping[str, Any], protocols: Sequence[Protocol]) -> str:
+def published(config: Mapping[str, Any], protocols: Sequence[Protocol]) -> list[Block]:
     """The section of the recipe's `paper.results`, one table for each (data set, metric); empty without any."""
     results = (config.get("paper") or {}).get("results") or []
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for result in results:
         groups.setdefault((str(result["dataset"]), str(result["metric"])), []).append(result)
     if not groups:
-        return ""
-    parts = ["## Published"]
+        return []
+    parts: list[Block] = [Heading(2, "Published")]
     for (dataset, metric), entries in groups.items():
         parts += [_caption(dataset, metric, entries, protocols), _table(entries)]
-    return "\n\n".join(parts)
+    return parts
 
 
 def incomparable(dataset: str, metric: str, protocol: Protocol, n: int | None = None) -> list[str]:
@@ -44,9 +44,7 @@ def incomparable(dataset: str, metric: str, protocol: Protocol, n: int | None = 
     return reasons
 
 
-def _caption(
-    dataset: str, metric: str, entries: Sequence[Mapping[str, Any]], protocols: Sequence[Protocol]
-) -> str:
+def _caption(dataset: str, metric: str, entries: Sequence[Mapping[str, Any]], protocols: Sequence[Protocol]) -> str:
     tables = sorted({str(entry["table"]) for entry in entries})
     text = f"{metric} on {dataset} as the paper prints it (table {', '.join(tables)})."
     n = entries[0].get("n")
@@ -59,13 +57,13 @@ def _caption(
     return f"{text} Measured on the same data with the same metric and n; quantisation and reference may differ."
 
 
-def _table(entries: Sequence[Mapping[str, Any]]) -> str:
+def _table(entries: Sequence[Mapping[str, Any]]) -> Table:
     budgets = sorted({int(entry["nfe"]) for entry in entries})
     rows: dict[str, dict[int, str]] = {}
     for entry in entries:
         rows.setdefault(str(entry["sampler"]), {})[int(entry["nfe"])] = str(entry["value"])
     body = [[name, *(found.get(budget, "") for budget in budgets)] for name, found in rows.items()]
-    return table(["NFE", *map(str, budgets)], body)
+    return Table(["NFE", *map(str, budgets)], body, 1)
 
 
 def _plain(name: str) -> str:

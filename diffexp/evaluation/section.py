@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffexp.evaluation.comparison import speedups, verdicts
-from diffexp.evaluation.markdown import table, text_table
+from diffexp.evaluation.document import Block, Code, Heading, Picture, Table
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import Row
-from diffexp.evaluation.table import Summary, best_of, spell_range, spell_spread
+from diffexp.evaluation.table import FLOORS, Summary, best_of, spell_range, spell_spread
 
 _TARGETS = "the targets of these very pairs: the floor, what a perfect model scores at this n"
 _MEANING = {
@@ -23,51 +23,49 @@ _MEANING = {
 }
 
 
-def head(config: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def head(config: Mapping[str, Any], rows: Sequence[Row]) -> list[Block]:
     """Title and the recipe in a line or two."""
     names = list(dict.fromkeys(row.experiment for row in rows))
     recipe = config.get("recipe") or (", ".join(names) if names else "evaluation")
     paper = config.get("paper") or {}
-    lines = [f"# {recipe}"]
+    lines: list[Block] = [Heading(1, recipe)]
     if paper.get("title"):
         link = f", [arXiv {paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']})" if paper.get("arxiv") else ""
         lines.append(f"*{paper['title']}*{link}.")
     choices = config.get("choices") or {}
     if choices:
         lines.append("Recipe: " + ", ".join(f"{group} `{choice}`" for group, choice in choices.items()) + ".")
-    return "\n\n".join(lines)
+    return lines
 
 
 def measured(
     protocol: Protocol,
     arms: Sequence[Summary],
     controls: Sequence[Summary],
-    images: Sequence[str],
+    figures: Sequence[Block],
     others: Sequence[Protocol],
-    matrix: str = "",
+    matrix: Sequence[Block] = (),
     compares: bool = True,
-) -> str:
-    """Summary, plot and tables of one protocol.
+) -> list[Block]:
+    """Summary, figures and tables of one protocol.
 
     Args:
-        matrix: a table that takes the place of the usual ones.
+        figures: the charts with what is to be said of them.
+        others: protocols that this one might be confused with.
+        matrix: takes the place of the usual tables.
         compares: whether to say which arm is better; trainings of several seeds are no arms to choose from.
     """
-    parts = [f"## {protocol.metric}, n = {protocol.n:,}", _lead(protocol, arms, controls)]
+    parts: list[Block] = [Heading(2, f"{protocol.metric}, n = {protocol.n:,}"), _lead(protocol, arms, controls)]
     for other in others:
         difference = "; ".join(protocol.difference(other))
         parts.append(f"Not comparable with the section of protocol `{other.hash}`: {difference}.")
-    if images:
-        links = ", ".join(f"[{name.rsplit('.', 1)[1].upper()}]({name})" for name in images)
-        what = "Distance" if meaning(protocol.metric).distance else protocol.metric
-        parts.append(f"![{what} versus NFE]({images[0]})\n\n{links}")
+    parts += figures
     if arms:
-        parts += [matrix] if matrix else [_matrix(arms), _details(arms)]
-        parts += [part for part in (verdicts(arms), speedups(arms)) if part and compares]
+        parts += matrix or [*_matrix(arms), *_details(arms)]
+        parts += [*verdicts(arms), *speedups(arms)] if compares else []
     if controls:
-        parts += ["### Controls", _controls(protocol, controls)]
-    parts += [f"### Protocol `{protocol.hash}`", _protocol(protocol)]
-    return "\n\n".join(parts)
+        parts += [Heading(3, "Controls"), *_controls(protocol, controls)]
+    return [*parts, Heading(3, f"Protocol `{protocol.hash}`"), _protocol(protocol)]
 
 
 def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summary]) -> str:
@@ -81,22 +79,30 @@ def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summar
     best = best_of(arms)
     if best is not None:
         text += f" Best: **{spell_spread(best)}** with {best.label} at NFE {best.nfe}."
-    floor = next((control for control in controls if control.label == "real"), None)
-    if floor is not None:
-        around = spell_range(floor)
-        draws = f" (mean of {len(floor.values)} draws that share images, {around})" if around else ""
-        what = "what the targets of these pairs score" if protocol.pairs else "as many held-out real images"
-        level = "level of real images" if said.higher and not said.paired else "floor"
-        text += f" The {level} is **{floor.meaning.spell(floor.mean)}**{draws}: {what}."
-    return text
+    by_name = {control.label: control for control in controls}
+    floor = next((by_name[name] for name in FLOORS if name in by_name), None)
+    return text if floor is None else f"{text} {_floor(protocol, floor)}"
 
 
-def _matrix(arms: Sequence[Summary]) -> str:
+def _floor(protocol: Protocol, floor: Summary) -> str:
+    """What a perfect model would score."""
+    said = floor.meaning
+    level = "level of real images" if said.higher and not said.paired else "floor"
+    if floor.independent:
+        what = "as many held-out images, drawn with replacement, the nearest to a perfect model that there is"
+        return f"The {level} is **{spell_spread(floor)}**: {what}."
+    around = spell_range(floor)
+    draws = f" (mean of {len(floor.values)} draws that share images, {around})" if around else ""
+    what = "what the targets of these pairs score" if protocol.pairs else "as many held-out real images"
+    return f"The {level} is **{said.spell(floor.mean)}**{draws}: {what}."
+
+
+def _matrix(arms: Sequence[Summary]) -> list[Block]:
     budgets = sorted({arm.nfe for arm in arms})
     found = {(arm.label, arm.nfe): spell_spread(arm) for arm in arms}
     labels = list(dict.fromkeys(arm.label for arm in arms))
     body = [[label, *(found.get((label, budget), "") for budget in budgets)] for label in labels]
-    return f"{table(['NFE', *map(str, budgets)], body)}\n\n{caption(arms)}"
+    return [Table(["NFE", *map(str, budgets)], body, 1), caption(arms)]
 
 
 def caption(arms: Sequence[Summary]) -> str:
@@ -106,12 +112,12 @@ def caption(arms: Sequence[Summary]) -> str:
     return f"{spread}; columns are counted network evaluations per image."
 
 
-def _details(arms: Sequence[Summary]) -> str:
+def _details(arms: Sequence[Summary]) -> list[Block]:
     body = [[arm.label, str(arm.nfe), *_statistics(arm)] for arm in arms]
     best = "maximum" if arms[0].meaning.higher else "minimum"
     header = ["sampler", "NFE", "mean", "std", best, "ms per image"]
     note = f"Papers often print the {best} of several seeds; compare it only with such. Times are of sampling alone."
-    return f"### All budgets\n\n{table(header, body)}\n\n{_settings(arms)} {note}"
+    return [Heading(3, "All budgets"), Table(header, body, 1), f"{_settings(arms)} {note}"]
 
 
 def _settings(arms: Sequence[Summary]) -> str:
@@ -130,20 +136,20 @@ def _statistics(arm: Summary) -> list[str]:
     return [spell(arm.mean), spread, spell(arm.best), milliseconds]
 
 
-def _controls(protocol: Protocol, controls: Sequence[Summary]) -> str:
+def _controls(protocol: Protocol, controls: Sequence[Summary]) -> list[Block]:
     what = {**_MEANING, "real": _TARGETS} if protocol.pairs else _MEANING
     body = [[c.label, spell_spread(c), spell_range(c) or "–", what.get(c.label, "")] for c in controls]
     name = "distance" if meaning(protocol.metric).distance else protocol.metric
-    parts = [text_table(["control", name, "range", "what it is"], body)]
+    parts: list[Block] = [Table(["control", name, "range", "what it is"], body)]
     if any(c.label == "real" and len(c.values) > 1 for c in controls) and not protocol.pairs:
         parts.append(
             "The seeds of `real` draw from one and the same set of held-out images and share many or all of them: "
             "their range is a lower bound of how uncertain the floor is, so no ± is given."
         )
-    return "\n\n".join(parts)
+    return parts
 
 
-def _protocol(protocol: Protocol) -> str:
+def _protocol(protocol: Protocol) -> Table:
     said = meaning(protocol.metric)
     weights = f", weights SHA-256 `{protocol.weights}`" if protocol.weights else ""
     reference = [
@@ -163,22 +169,22 @@ def _protocol(protocol: Protocol) -> str:
         split, fingerprint = protocol.pairs.split(" ", 1)
         order = f"split {split}, image i from the i-th in a fixed random order, the same for every seed"
         body.append(["pairs", f"{order}; `{fingerprint}`"])
-    return text_table(["field", "value"], body)
+    return Table(["field", "value"], body)
 
 
-def samples(pictures: Sequence[str]) -> str:
+def samples(pictures: Sequence[str]) -> list[Block]:
     """The picture grids."""
     if not pictures:
-        return ""
-    images = [f"![Samples of {name.removeprefix('samples_').removesuffix('.png')}]({name})" for name in pictures]
+        return []
+    images = [Picture(name, f"Samples of {name.removeprefix('samples_').removesuffix('.png')}") for name in pictures]
     intro = (
         "A column starts from the same noise in every row and for every sampler; the last row is held-out images, or "
         "of pairs the targets, whose sources are the first row."
     )
-    return "\n\n".join(["## Samples", intro, *images])
+    return [Heading(2, "Samples"), intro, *images]
 
 
-def provenance(provenances: Sequence[Provenance], rows: Sequence[Row]) -> str:
+def provenance(provenances: Sequence[Provenance], rows: Sequence[Row]) -> list[Block]:
     """Where the numbers come from, for each checkpoint with rows; empty where nothing is on record."""
     wanted = {row.checkpoint for row in rows}
     found: dict[str, list[Provenance]] = {}
@@ -186,18 +192,18 @@ def provenance(provenances: Sequence[Provenance], rows: Sequence[Row]) -> str:
         if not wanted or entry.checkpoint in wanted:
             found.setdefault(entry.checkpoint, []).append(entry)
     if not found:
-        return ""
-    return "\n\n".join(["## Provenance", *(_origin(entries) for entries in found.values())])
+        return []
+    return [Heading(2, "Provenance"), *(block for entries in found.values() for block in _origin(entries))]
 
 
-def _origin(entries: Sequence[Provenance]) -> str:
+def _origin(entries: Sequence[Provenance]) -> list[Block]:
     """The table of one checkpoint; where several evaluations differ, all that was said."""
     columns = [_facts(entry) for entry in entries]
     body = [[name, "; then ".join(dict.fromkeys(column[name] for column in columns))] for name in columns[0]]
-    text = text_table(["", ""], body)
+    parts: list[Block] = [Table(["", ""], body)]
     if len(entries) > 1:
-        text += f"\n\nThe rows of this checkpoint come from {len(entries)} evaluations under different conditions."
-    return text
+        parts.append(f"The rows of this checkpoint come from {len(entries)} evaluations under different conditions.")
+    return parts
 
 
 def _facts(entry: Provenance) -> dict[str, str]:
@@ -213,17 +219,16 @@ def _facts(entry: Provenance) -> dict[str, str]:
     }
 
 
-def reproduce(config: Mapping[str, Any]) -> str:
+def reproduce(config: Mapping[str, Any]) -> list[Block]:
     """The commands that make the numbers again; empty without a configuration."""
     recipe = config.get("recipe")
     if not recipe:
-        return ""
+        return []
     scale = (config.get("choices") or {}).get("scale", "paper")
     own = f"plugins=[{','.join(config['plugins'])}] " if config.get("plugins") else ""
     command = f"python -m diffexp {own}experiment={recipe} scale={scale} seed={config.get('seed', 0)}"
-    return (
-        "## Reproduce\n\n"
-        f"```\n{command}\n```\n\n"
+    note = (
         "`config.yaml` in this folder is the whole resolved configuration; whatever was overridden on the command line "
         "stands there. `results.csv` holds every number of this page, one row for each seed."
     )
+    return [Heading(2, "Reproduce"), Code(command), note]

@@ -13,6 +13,9 @@ from diffexp.evaluation.protocol import Protocol
 from diffexp.evaluation.results import Row
 
 _MODEL = ("experiment", "process", "prediction", "network", "checkpoint")
+FLOORS = ("real", "held_out")
+"""Controls that a perfect model reaches: the first that was measured is the floor of a report's sentences."""
+
 _SHARED = ("real", "source", "mean")  # controls whose seeds hold the same images, in part or all
 
 

@@ -9,14 +9,17 @@ import torch
 from PIL import Image
 
 from diffexp.core.errors import DiffexpError
+from diffexp.evaluation.chart import distance_chart, log_ticks, looks
 from diffexp.evaluation.grid import draw_grid
 from diffexp.evaluation.markdown import table
-from diffexp.evaluation.plot import _looks, draw_distance
-from diffexp.evaluation.protocol import write_protocol, write_provenance
+from diffexp.evaluation.pareto import front
+from diffexp.evaluation.plot import draw_chart
+from diffexp.evaluation.protocol import Protocol, write_protocol, write_provenance
 from diffexp.evaluation.published import incomparable
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import read_rows, write_rows
+from diffexp.evaluation.section import measured
 from diffexp.evaluation.sweep import evaluate
 from diffexp.evaluation.table import Summary, spell_spread, summarise_arms, summarise_controls, summarise_groups
 
@@ -64,11 +67,12 @@ def test_report_holds_every_mean_the_protocol_and_the_source(folder, found):
 def test_everything_linked_exists_and_the_folder_suffices(folder, tmp_path_factory):
     text = write_report(folder).read_text(encoding="utf-8")
     linked = {name for name in re.findall(r"\]\(([^)]+)\)", text) if not name.startswith("http")}
-    assert linked == {"distance.png", "distance.svg", "samples_ddim.png", "samples_heun.png"}
+    drawn = {f"{name}.{form}" for name in ("distance", "pareto_distance") for form in ("png", "svg", "pdf")}
+    assert linked == {*drawn, "samples_ddim.png", "samples_heun.png"}
     assert all((folder / name).stat().st_size > 1000 for name in linked)
     elsewhere = tmp_path_factory.mktemp("copy")
     for path in folder.iterdir():
-        if not path.name.startswith(("report", "distance")):
+        if not path.name.startswith(("report", "distance", "pareto")):
             (elsewhere / path.name).write_bytes(path.read_bytes())
     assert write_report(elsewhere).read_text(encoding="utf-8") == text
 
@@ -78,7 +82,7 @@ def test_the_same_numbers_draw_the_same_files(folder):
     before = {path.name: path.read_bytes() for path in folder.glob("distance.*")}
     write_report(folder)
     assert {path.name: path.read_bytes() for path in folder.glob("distance.*")} == before
-    assert sorted(before) == ["distance.png", "distance.svg"]
+    assert sorted(before) == ["distance.pdf", "distance.png", "distance.svg"]
     with Image.open(folder / "distance.png") as image:
         assert image.size[0] == round(6.4 * 150)
 
@@ -188,7 +192,7 @@ def test_grid_shows_each_pixel_as_a_square(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_notes_of_any_length_leave_room_for_the_curves(tmp_path, found):
     controls = [Summary(f"a_control_with_a_long_name_{i}", "", "", None, (1.0, 2.0)) for i in range(6)]
-    draw_distance(summarise_arms(found.rows), controls, found.protocols[0], tmp_path / "plot")
+    draw_chart(distance_chart(summarise_arms(found.rows), controls, found.protocols[0]), tmp_path / "plot")
     with Image.open(tmp_path / "plot.png") as image:
         assert image.size == (960, 630)
 
@@ -199,13 +203,13 @@ def test_many_runs_and_samplers_stay_legible(tmp_path, found):
     rows = [row for row in found.rows if row.control is None]
     tags = [f"optimizer.lr=0.00{i}, prediction=v" for i in range(8)]
     arms = summarise_groups([(tag, rows) for tag in tags])
-    looks = _looks(arms)
-    assert list(looks) == [f"{name} ({tag})" for tag in tags for name in ("ddim", "heun")]
-    assert len(set(looks.values())) == 16
-    assert len({look.colour for look in looks.values()}) == 8
-    assert {label[:4]: look.marker for label, look in looks.items()} == {"ddim": "o", "heun": "s"}
-    (wide, _), (plain, _) = (
-        draw_distance(some, [], found.protocols[0], tmp_path / name)
+    drawn = looks(arms)
+    assert list(drawn) == [f"{name} ({tag})" for tag in tags for name in ("ddim", "heun")]
+    assert len(set(drawn.values())) == 16
+    assert len({look.colour for look in drawn.values()}) == 8
+    assert {label[:4]: look.marker for label, look in drawn.items()} == {"ddim": "o", "heun": "s"}
+    (wide, *_), (plain, *_) = (
+        draw_chart(distance_chart(some, [], found.protocols[0]), tmp_path / name)
         for some, name in ((arms, "wide"), (summarise_arms(rows), "plain"))
     )
     with Image.open(wide) as image, Image.open(plain) as small:
@@ -227,3 +231,56 @@ def test_runs_that_say_the_same_are_told_apart(found):
     assert [arm.plain_label for arm in both] == [arm.label for arm in alone] * 2
     assert [arm.values for arm in both[:4]] == [arm.values for arm in alone]
     assert [arm.mean for arm in both[4:]] == pytest.approx([arm.mean + 1 for arm in alone])
+
+
+def timed(label, nfe, seconds, value):
+    return Summary(label, label, "g", nfe, (value,), seconds, metric="fd_digits", seeds=(0,))
+
+
+def test_the_front_holds_what_nothing_beats():
+    arms = [
+        timed("a", 5, 0.2, 10.0), timed("b", 5, 0.1, 12.0), timed("a", 9, 0.2, 10.0), timed("b", 9, 0.3, 11.0),
+        timed("a", 20, 0.4, 9.0), timed("untimed", 5, None, 1.0),
+    ]  # fmt: skip
+    assert [(arm.label, arm.nfe) for arm in front(arms)] == [("b", 5), ("a", 5), ("a", 20)]
+    higher = [replace(arm, metric="psnr") for arm in arms]
+    assert [(arm.label, arm.nfe) for arm in front(higher)] == [("b", 5)], "the fastest is the best there"
+
+
+def test_the_front_is_in_the_report_and_not_across_devices(folder, found):
+    text = write_report(folder).read_text(encoding="utf-8")
+    part = text.partition("### Distance against time")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| (ddim|heun) +\| +(\d+) \| +([\d.e-]+) \| +([\d.]+)", part, re.MULTILINE)
+    arms = [(arm.label, str(arm.nfe)) for arm in front(summarise_arms(found.rows))]
+    assert [row[:2] for row in rows] == arms
+    means = [float(row[3]) for row in rows]
+    assert means == sorted(means, reverse=True)
+    write_provenance(folder, replace(found.provenance, device="Another"))
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "Times of different devices (Another, cpu) are not comparable: there is no front." in text
+
+
+def test_both_floors_are_drawn_and_the_first_is_told(found):
+    arms, protocol = summarise_arms(found.rows), found.protocols[0]
+    drawn = [row for row in found.rows if row.control == "real"]
+    again = [replace(row, sampler="control:held_out", value=row.value + 1) for row in drawn]
+    both = distance_chart(arms, summarise_controls([*drawn, *again]), protocol)
+    mean = sum(row.value for row in drawn) / len(drawn)
+    assert [floor.y for floor in both.floors] == pytest.approx([mean, mean + 1])
+    assert [floor.above for floor in both.floors] == [False, True]
+    (alone,) = distance_chart(arms, summarise_controls(again), protocol).floors
+    assert alone.text == f"floor: held-out images, drawn with replacement, {mean + 1:.2f}"
+    controls = summarise_controls(again)
+    lead = measured(protocol, arms, controls, [], [])[1]
+    assert f"The floor is **{spell_spread(controls[0])}**: as many held-out images, drawn with replacement" in lead
+
+
+def test_ticks_are_round_and_within_the_axis():
+    assert log_ticks(4.0, 230.0) == (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+    assert log_ticks(3.1, 4.4) == (3.2, 3.4, 3.6, 3.8, 4.0, 4.2, 4.4)
+    assert distance_axis([0.1, 0.3]).ticks == (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+
+
+def distance_axis(values):
+    protocol = Protocol("fd_digits", 9, "d", "train", "f", 9, "digits", "", "round", "none")
+    return distance_chart([timed("a", 5 + place, 1.0, value) for place, value in enumerate(values)], [], protocol).y

@@ -7,6 +7,7 @@ import statistics
 import pytest
 
 from diffexp.evaluation.comparison import speedups, verdicts
+from diffexp.evaluation.markdown import markdown
 from diffexp.evaluation.table import Summary
 from diffexp.evaluation.verdict import compare, reach
 
@@ -97,10 +98,10 @@ def test_evaluations_for_an_equal_distance(value, nfe, first, decided):
 
 def test_tables_of_a_report():
     fast = [arm("fast", 2, (8.0, 9.3, 9.9)), arm("fast", 5, (4.4, 5.0, 6.0))]
-    text = speedups([*fast, *SLOW])
+    text = markdown(speedups([*fast, *SLOW]))
     assert "| fast | 2 |  | 20 (10 x) |" in text
     assert "| slow | 5 | ≤ 2 (0.4 x) |  |" in text
-    text = verdicts([*fast, *SLOW])
+    text = markdown(verdicts([*fast, *SLOW]))
     assert "| 5 | fast | slow | 25.90 | 25.24 to 26.56 | worse |" in text
     assert "| 2 |" not in text, "one arm alone has nothing to be compared with"
-    assert verdicts(fast) == speedups(fast) == ""
+    assert verdicts(fast) == speedups(fast) == []

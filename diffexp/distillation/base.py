@@ -65,7 +65,9 @@ class Distillation(abc.ABC):
         asks_teacher: the loss evaluates the teacher.
         initialise: the student starts from the teacher's weights.
         teacher_ema: which of the teacher's averages counts; None: the first; "none": its raw parameters.
-        teacher_prediction: the dotted key of the student's configuration to which the teacher's prediction is equal.
+        teacher_prediction: the dotted key of the student's configuration to which the teacher's prediction is equal;
+            None: the teacher has one of its own, which its checkpoint names.
+        hint_of_prediction: how a teacher of another prediction can be had nevertheless, for its refusal.
         plan: it stands for several trainings, which a command carries out one after the other; by itself it is none.
         searches: a search belongs to it, which a whole run does between training and evaluation.
     """
@@ -73,7 +75,8 @@ class Distillation(abc.ABC):
     asks_teacher: bool = True
     initialise: bool = True
     teacher_ema: str | None = None
-    teacher_prediction: str = "prediction"
+    teacher_prediction: str | None = "prediction"
+    hint_of_prediction: str = ""
     plan: bool = False
     searches: bool = False
 
@@ -110,7 +113,7 @@ class Distillation(abc.ABC):
         load_strict(network, teacher.state_dict(), "teacher")
 
     def teacher_head(self, head: Head) -> Head:
-        """The teacher's prediction, given the student's: the object that `teacher_prediction` names."""
+        """The teacher's prediction, given the student's: the object that `teacher_prediction` names, if it does."""
         return head
 
     @abc.abstractmethod

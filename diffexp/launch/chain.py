@@ -2,6 +2,8 @@
 
 `distillation=progressive` without `student_steps` is such a plan. Its jobs are ordinary ones, with run folders and
 fingerprints of their own, so a command that was stopped goes on where it was: finished jobs are found, not repeated.
+With `distillation.convert` the first student has a prediction of its own and learns the teacher's at the same steps;
+what a command says of the prediction is then for the students, and plans of several predictions share one teacher.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from diffexp.core.errors import CheckpointError, ConfigError, nearest
 from diffexp.core.halving import halvings
 from diffexp.launch.command import concerns
 from diffexp.launch.find import find_run
-from diffexp.launch.fingerprint import difference_of_models
+from diffexp.launch.fingerprint import MODEL, difference_of_models
 from diffexp.launch.folder import CONFIG, load_frozen
 from diffexp.launch.sweep import add_word, read_sweep
 
@@ -28,7 +30,10 @@ _OF_STAGES = (
     "experiment", "distillation", "teacher", "base", "objective", "optimizer", "ema", "beside", "evaluation.arms",
     "evaluation.only", "evaluation.nfe",
 )  # fmt: skip
-_SET = ("distillation.student_steps", "training.max_steps", "teacher")  # what the chain says of each stage
+# What the chain says of each stage; a stage does not need to know how long the conversion before it was.
+_SET = (
+    "distillation.student_steps", "distillation.teacher_steps", "distillation.convert", "training.max_steps", "teacher",
+)  # fmt: skip
 _TASKS = ("run", "train")
 
 
@@ -39,6 +44,16 @@ def is_plan(config: Mapping[str, Any]) -> bool:
     return staged and config.get("task") in _TASKS and config.get("ckpt") is None
 
 
+def refuse_plans(jobs: Sequence[Job]) -> None:
+    """Refuse plans where every process is one rank of one training: ConfigError."""
+    for job in jobs:
+        if is_plan(job.config):
+            raise ConfigError(
+                "distillation: a plan of several trainings, which torchrun cannot start one after the other: leave "
+                "torchrun out (trainer.devices starts the ranks), or add distillation.student_steps=... and teacher=..."
+            )
+
+
 def links(job: Job, layout: Layout) -> list[list[str]]:
     """The overrides of the trainings of a plan, in their order; the first one's teacher is `teacher=`, if it is given.
 
@@ -47,20 +62,23 @@ def links(job: Job, layout: Layout) -> list[list[str]]:
         CheckpointError: the teacher is another model, or a student of another number of steps.
     """
     config, node = job.config, job.config["distillation"]
-    stages = halvings(node["start_steps"], node["end_steps"])
+    stages, start, converts = halvings(node["start_steps"], node["end_steps"]), node["start_steps"], _converts(node)
     if config.get("beside"):
         raise ConfigError("beside: a plan of trainings has its own report; leave it out, or give student_steps")
-    chain = [_stage(job, steps, node) for steps in stages]
+    chain = [_stage(job, steps, (node.get("updates_at") or {}).get(steps, node["updates"])) for steps in stages]
+    if converts:
+        chain.insert(0, [*_stage(job, start, node["convert"]), f"distillation.teacher_steps={start}"])
     spec = config.get("teacher")
     if spec is not None:
-        _check_teacher(config, node["start_steps"])
+        _check_teacher(config, start, converts)
         return [[*chain[0], f"teacher={spec}"], *chain[1:]]
     base, recipes = config.get("base"), layout.choices.get("experiment", ())
     if base is None:
         raise ConfigError("distillation: needs teacher=, or base=, a recipe that is trained first")
     if base not in recipes:
         raise ConfigError(f"base={base}: there is no such recipe; {nearest(str(base), recipes)}")
-    words = [word for word in job.overrides if not concerns(word, _OF_STAGES)]
+    keys = (*_OF_STAGES, "prediction") if converts else _OF_STAGES
+    words = [word for word in job.overrides if not concerns(word, keys)]
     return [[f"experiment={base}", *words], *chain]
 
 
@@ -86,22 +104,27 @@ def written_out(
     return found, teachers
 
 
-def _stage(job: Job, steps: int, node: Mapping[str, Any]) -> list[str]:
+def _converts(node: Mapping[str, Any]) -> bool:
+    """Whether a plan begins with a conversion."""
+    return node.get("convert") is not None
+
+
+def _stage(job: Job, steps: int, updates: int) -> list[str]:
     """The overrides of the student with this many steps."""
-    updates = (node.get("updates_at") or {}).get(steps, node["updates"])
     words = [word for word in job.overrides if not concerns(word, _SET)]
     return [*words, f"distillation.student_steps={steps}", f"training.max_steps={updates}"]
 
 
-def _check_teacher(config: Mapping[str, Any], steps: int) -> None:
+def _check_teacher(config: Mapping[str, Any], steps: int, converts: bool) -> None:
     """Refuse the teacher of a chain as far as its run folder tells: the training would, once it has a folder."""
     run = find_run(str(config["teacher"]), str(config.get("runs") or "runs"), "teacher")[0]
     if run is None or not (run / CONFIG).is_file():
         return
     trained = load_frozen(run)
-    found = difference_of_models(trained, config)
+    found = difference_of_models(trained, config, [key for key in MODEL if key != "prediction" or not converts])
     if found is not None:
-        raise CheckpointError(f"teacher={config['teacher']}: was trained with {found}")
+        hint = "; distillation.convert=<updates> converts it first" if found.startswith("prediction.") else ""
+        raise CheckpointError(f"teacher={config['teacher']}: was trained with {found}{hint}")
     own = (trained.get("distillation") or {}).get("student_steps")
     if own not in (None, steps):
         raise CheckpointError(
@@ -125,6 +148,13 @@ def taught(job: Job, sweep: Path, number: int, before: int) -> dict[str, Any] | 
 
 def told(jobs: Sequence[Job]) -> str:
     """A line for the reader: what will run, by the students' numbers of steps."""
-    steps = [(job.config.get("distillation") or {}).get("student_steps") for job in jobs]
-    names = [str(job.config.get("recipe")) if n is None else str(n) for job, n in zip(jobs, steps, strict=True)]
-    return f"one training after the other: {', '.join(names)}"
+    return f"one training after the other: {', '.join(_name(job.config) for job in jobs)}"
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    """A training of a chain, by its student's number of steps."""
+    node = config.get("distillation") or {}
+    steps = node.get("student_steps")
+    if steps is None:
+        return str(config.get("recipe"))
+    return f"{steps} (conversion)" if node.get("teacher_steps") == steps else str(steps)

@@ -26,6 +26,7 @@ NOT_TRAINING = (
     "dataset.images.in_memory", "dataset.target", "dataset.source",
     # of a progressive distillation, which stages come before and after this one
     "distillation.start_steps", "distillation.end_steps", "distillation.updates", "distillation.updates_at",
+    "distillation.convert",
     # what is written, how often, and who loads the data
     "training.log_every", "training.checkpoint_every", "training.keep", "training.workers",
     # the number of devices counts (dropout belongs to the rank), their kind does not
@@ -111,14 +112,16 @@ def difference(trained: Mapping[str, Any], wanted: Mapping[str, Any], keys: Coll
     return None
 
 
-def difference_of_models(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str | None:
+def difference_of_models(
+    teacher: Mapping[str, Any], student: Mapping[str, Any], keys: Collection[str] = MODEL
+) -> str | None:
     """The first entry in which the model of a teacher is another than its student's, classes first; None: they agree.
 
-    Dropout is no part of it: teachers are asked in evaluation mode.
+    Dropout is no part of it: teachers are asked in evaluation mode. `keys`: the parts of the model that have to agree.
     """
-    nodes = [{key: _without_dropout(config[key]) for key in MODEL} for config in (teacher, student)]
-    classes = [{key: {"_target_": node[key]["_target_"]} for key in MODEL} for node in nodes]
-    return difference(*classes, MODEL) or difference(*nodes, MODEL)
+    nodes = [{key: _without_dropout(config[key]) for key in keys} for config in (teacher, student)]
+    classes = [{key: {"_target_": node[key]["_target_"]} for key in keys} for node in nodes]
+    return difference(*classes, keys) or difference(*nodes, keys)
 
 
 def _without_dropout(node: Mapping[str, Any]) -> dict[str, Any]:

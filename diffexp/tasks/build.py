@@ -95,6 +95,7 @@ class Parts:
     Attributes:
         distillation: what takes the objective's place; None: nothing does.
         teacher: its teacher, frozen and in evaluation mode, once `tasks.teacher` has found it.
+        teacher_head: the teacher's prediction, where that is its own; None: the distillation knows it.
     """
 
     data: DataShape
@@ -109,6 +110,7 @@ class Parts:
     device: Device
     distillation: Distillation | None = None
     teacher: nn.Module | None = None
+    teacher_head: Head | None = None
 
     @property
     def trainable(self) -> bool:

@@ -18,7 +18,8 @@ from diffexp.launch import ranks
 from diffexp.launch.find import find_run
 from diffexp.launch.fingerprint import MODEL, difference_of_models
 from diffexp.launch.folder import CONFIG, load_frozen
-from diffexp.tasks.build import Config, Parts
+from diffexp.prediction.head import Head
+from diffexp.tasks.build import Config, Parts, make
 from diffexp.tasks.restore import Restored, load_network
 
 log = logging.getLogger("diffexp")
@@ -55,13 +56,29 @@ def with_teacher(config: Config, parts: Parts) -> tuple[Config, Parts]:
     world = ranks.world()
     path = Path(world.share(str(_find(config, parts)) if world.main else None))  # "latest" may change from rank to rank
     restored = open_teacher(config, parts, path)
-    bare = replace(parts, distillation=None)  # what the method puts around it is the student's
+    head = own_head(parts, restored)
+    # What the method puts around a network is the student's.
+    bare = replace(parts, distillation=None, head=parts.head if head is None else head)
     network, profile = load_network(bare, restored, method.teacher_ema, "distillation.teacher_ema")
     weights = hash_of(network)
     if world.main:
         log.info("teacher: %s, %s, weights %s", path, profile, weights)
     found = {**config, "teacher": str(path), WEIGHTS: weights}
-    return found, replace(parts, teacher=network)
+    return found, replace(parts, teacher=network, teacher_head=head)
+
+
+def own_head(parts: Parts, restored: Restored) -> Head | None:
+    """The prediction of a teacher that has one of its own, on the student's process; None: the student's tells it.
+
+    Raises:
+        ConfigError: the method cannot learn from it.
+    """
+    assert parts.distillation is not None
+    if parts.distillation.teacher_prediction is not None:
+        return None
+    head = make(restored.config, "prediction").on(parts.process)
+    parts.distillation.check(head, parts.process, parts.objective)
+    return head
 
 
 def described(config: Config, parts: Parts) -> str | None:
@@ -104,12 +121,14 @@ def open_teacher(config: Config, parts: Parts, path: Path) -> Restored:
     state = load(path)
     restored = Restored(None, path, state, int(state["global_step"]))
     teacher = restored.config
-    expected = {key: config[key] for key in MODEL}
-    expected["prediction"] = _node(config, parts.distillation.teacher_prediction)
+    expected, key = {key: config[key] for key in MODEL}, parts.distillation.teacher_prediction
+    expected["prediction"] = teacher["prediction"] if key is None else _node(config, key)
     found = difference_of_models(teacher, expected)
     if found is not None:
+        hint = parts.distillation.hint_of_prediction if found.startswith("prediction.") else ""
         made_by = f"experiment={teacher.get('recipe')} scale={teacher.get('choices', {}).get('scale')}"
-        raise CheckpointError(f"teacher={path}: was trained with {found} (it was made by {made_by})")
+        more = f"; {hint}" if hint else ""
+        raise CheckpointError(f"teacher={path}: was trained with {found} (it was made by {made_by}){more}")
     parts.distillation.check_teacher(teacher, str(path))
     shape, labels = tuple(state["data"]["shape"]), state["data"]["num_classes"]
     if (shape, labels) != (tuple(parts.data.shape), parts.data.num_classes):

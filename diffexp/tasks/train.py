@@ -172,7 +172,8 @@ def loss_of(parts: Parts, network: nn.Module) -> Objective | Loss:
         return parts.objective
     teacher = None
     if parts.teacher is not None:
-        teacher = NetworkDenoiser(parts.teacher, method.teacher_head(parts.head), parts.process)
+        head = parts.teacher_head or method.teacher_head(parts.head)
+        teacher = NetworkDenoiser(parts.teacher, head, parts.process)
     return method.loss(parts.denoiser(network), teacher, parts.objective, parts.training.max_steps)
 
 

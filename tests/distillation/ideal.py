@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffexp.distillation.progressive import Stage, target
+from diffexp.distillation.stage import Stage, target
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.denoiser import Denoiser, Parts, Point
 from diffexp.prediction.form import STATE, Form

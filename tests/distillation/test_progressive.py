@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from diffexp.core import random
 from diffexp.core.errors import CheckpointError, ConfigError
 from diffexp.core.halving import halvings
-from diffexp.distillation.progressive import Progressive, ProgressiveLoss, Stage, angle, target, target_weights
+from diffexp.distillation.progressive import Progressive, ProgressiveLoss
+from diffexp.distillation.stage import Stage, angle, target, target_weights
 from diffexp.objective.denoising import Denoising
 from diffexp.objective.distilled import Distilled
 from diffexp.objective.times import Uniform as UniformTimes
@@ -230,7 +231,7 @@ def test_steps_that_halving_does_not_reach(start, end, said):
         ({}, X0(), COSINE[0], Distilled(), "use objective=snr_trunc"),
         ({"student_steps": 0}, X0(), COSINE[0], None, "student_steps=0: must be at least 1"),
         ({"updates": 0}, X0(), COSINE[0], None, "updates=0: a stage is at least one update"),
-        ({"updates_at": {2: 0}}, X0(), COSINE[0], None, "updates=0: a stage is at least one update"),
+        ({"updates_at": {2: 0}}, X0(), COSINE[0], None, "updates_at=0: a stage is at least one update"),
     ],
 )
 def test_refused(words, head, process, objective, said):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffexp.distillation.progressive import ProgressiveLoss, Stage, Target, target
+from diffexp.distillation.progressive import ProgressiveLoss
+from diffexp.distillation.stage import Stage, Target, target
 from diffexp.objective.denoising import Denoising
 from diffexp.objective.times import Uniform as UniformTimes
 from diffexp.prediction.head import V

@@ -44,6 +44,7 @@ class Progressive(Distillation):
         initialise: start from the teacher's weights; a conversion has new ones.
         teacher_ema: see `Distillation`.
         convert: optimiser steps of the conversion that a plan begins with; None: it has none.
+        convert_lr: its learning rate, since it starts from nothing; None: that of the other stages.
         teacher_steps: of one stage, the steps that its teacher takes; None: 2 N. N makes it a conversion.
 
     Raises:
@@ -63,6 +64,7 @@ class Progressive(Distillation):
         initialise: bool = True,
         teacher_ema: str | None = None,
         convert: int | None = None,
+        convert_lr: float | None = None,
         teacher_steps: int | None = None,
     ) -> None:
         self.stages = halvings(start_steps, end_steps)
@@ -70,6 +72,8 @@ class Progressive(Distillation):
         for key, count in [("updates", updates), *(("updates_at", count) for count in (updates_at or {}).values())]:
             _check_count(key, count)
         _check_count("convert", 1 if convert is None else convert)
+        if convert_lr is not None and not convert_lr > 0.0:
+            raise ConfigError(f"distillation.convert_lr={convert_lr}: must be > 0, or null")
         self.grid = grid
         self.student_steps = student_steps
         self.first = f"a conversion at {start_steps} steps, then " if convert is not None else ""

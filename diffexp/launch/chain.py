@@ -32,7 +32,8 @@ _OF_STAGES = (
 )  # fmt: skip
 # What the chain says of each stage; a stage does not need to know how long the conversion before it was.
 _SET = (
-    "distillation.student_steps", "distillation.teacher_steps", "distillation.convert", "training.max_steps", "teacher",
+    "distillation.student_steps", "distillation.teacher_steps", "distillation.convert", "distillation.convert_lr",
+    "training.max_steps", "teacher",
 )  # fmt: skip
 _TASKS = ("run", "train")
 
@@ -67,7 +68,7 @@ def links(job: Job, layout: Layout) -> list[list[str]]:
         raise ConfigError("beside: a plan of trainings has its own report; leave it out, or give student_steps")
     chain = [_stage(job, steps, (node.get("updates_at") or {}).get(steps, node["updates"])) for steps in stages]
     if converts:
-        chain.insert(0, [*_stage(job, start, node["convert"]), f"distillation.teacher_steps={start}"])
+        chain.insert(0, _conversion(job, start, node))
     spec = config.get("teacher")
     if spec is not None:
         _check_teacher(config, start, converts)
@@ -113,6 +114,14 @@ def _stage(job: Job, steps: int, updates: int) -> list[str]:
     """The overrides of the student with this many steps."""
     words = [word for word in job.overrides if not concerns(word, _SET)]
     return [*words, f"distillation.student_steps={steps}", f"training.max_steps={updates}"]
+
+
+def _conversion(job: Job, steps: int, node: Mapping[str, Any]) -> list[str]:
+    """The overrides of the stage that changes the prediction at the teacher's own steps."""
+    words, rate = [*_stage(job, steps, node["convert"]), f"distillation.teacher_steps={steps}"], node.get("convert_lr")
+    if rate is None:
+        return words
+    return [*(word for word in words if not concerns(word, ("optimizer.lr",))), f"optimizer.lr={rate}"]
 
 
 def _check_teacher(config: Mapping[str, Any], steps: int, converts: bool) -> None:

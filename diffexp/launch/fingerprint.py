@@ -26,7 +26,7 @@ NOT_TRAINING = (
     "dataset.images.in_memory", "dataset.target", "dataset.source",
     # of a progressive distillation, which stages come before and after this one
     "distillation.start_steps", "distillation.end_steps", "distillation.updates", "distillation.updates_at",
-    "distillation.convert",
+    "distillation.convert", "distillation.convert_lr",
     # what is written, how often, and who loads the data
     "training.log_every", "training.checkpoint_every", "training.keep", "training.workers",
     # the number of devices counts (dropout belongs to the rank), their kind does not

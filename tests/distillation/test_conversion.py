@@ -163,6 +163,7 @@ def test_what_a_conversion_says_of_itself():
         ({"teacher_steps": 8}, "teacher_steps=8: a student of 16 has a teacher of 32 steps, or converts one of 16"),
         ({"student_steps": None}, "teacher_steps=16: is of one stage; add distillation.student_steps=..."),
         ({"convert": 0}, "distillation.convert=0: a stage is at least one update"),
+        ({"convert_lr": 0.0}, "distillation.convert_lr=0.0: must be > 0, or null"),
     ],
 )
 def test_refused(words, said):
@@ -173,7 +174,11 @@ def test_refused(words, said):
 
 def test_a_conversion_is_a_training_of_its_own():
     """The length of a plan's conversion is no part of its stages, as that of the other stages is none."""
-    stages = [{"student_steps": 4}, {"student_steps": 4, "teacher_steps": 4}, {"student_steps": 4, "convert": 9}]
+    stages = [
+        {"student_steps": 4},
+        {"student_steps": 4, "teacher_steps": 4},
+        {"student_steps": 4, "convert": 9, "convert_lr": 1.0},
+    ]
     names = [training_fingerprint({"distillation": stage}, "data") for stage in stages]
     assert names[0] != names[1]
     assert names[0] == names[2]

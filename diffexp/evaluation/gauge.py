@@ -16,6 +16,7 @@ from diffexp.dataset.split import Dataset
 from diffexp.evaluation.metric import FRECHET, SET_METRICS
 from diffexp.evaluation.pairs import Pairing, pairing_of
 from diffexp.evaluation.protocol import Protocol
+from diffexp.evaluation.reference import Reference, reference_of
 from diffexp.evaluation.score import SCORES, Score
 from diffexp.evaluation.settings import EvaluationSettings
 from diffexp.evaluation.statement import check_sets, score_protocol, set_protocol
@@ -70,10 +71,11 @@ def gauges_of(dataset: Dataset, settings: EvaluationSettings, device: torch.devi
     pairing, device = pairing_of(dataset, settings), torch.device(device)
     gauges: list[Gauge] = []
     sets = [FRECHET, *(name for name in settings.metrics if name in SET_METRICS)]
-    check_sets(sets[1:], dataset, settings)
-    if settings.extractor is not None:
-        source = _SetSource(dataset, settings, device, tuple(sets))
-        gauges += [Gauge(set_protocol(name, dataset, settings, pairing), source, name) for name in sets]
+    reference = None if settings.extractor is None else reference_of(dataset, settings)
+    check_sets(sets[1:], reference, settings)
+    if reference is not None:
+        source = _SetSource(reference, settings, device, tuple(sets))
+        gauges += [Gauge(set_protocol(name, reference, settings, pairing), source, name) for name in sets]
     for name in settings.metrics if pairing is not None else ():
         if name not in SCORES:
             continue
@@ -101,9 +103,9 @@ def measure(gauges: Sequence[Gauge], batches: Batches, n: int) -> list[float]:
 
 @dataclass(frozen=True, eq=False)
 class _SetSource:
-    """Metrics of the set, against all images of the reference split."""
+    """Metrics of the set, against all images of the reference."""
 
-    dataset: Dataset
+    reference: Reference
     settings: EvaluationSettings
     device: torch.device
     metrics: tuple[str, ...]
@@ -113,8 +115,8 @@ class _SetSource:
         """Made for the first measurement only: it takes the features of the whole reference."""
         from diffexp.evaluation.meter import Meter  # torchmetrics takes seconds to import
 
-        split, settings = self.dataset.split(self.settings.reference), self.settings
-        return Meter.on(split, settings.extractor, settings.batch_size, self.device, self.metrics, settings.n)
+        settings = self.settings
+        return Meter.of(self.reference, settings.extractor, settings.batch_size, self.device, self.metrics, settings.n)
 
     def begin(self, metrics: Sequence[str]) -> Tally:
         return self._meter.begin(metrics)

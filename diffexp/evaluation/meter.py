@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,8 @@ from diffexp.evaluation.inception_score import ScoreSums, published_splits
 from diffexp.evaluation.kernel_distance import KernelDistance, draw_subsets, subset_plan
 from diffexp.evaluation.manifold import NEIGHBOURS, Manifold
 from diffexp.evaluation.metric import FRECHET
+from diffexp.evaluation.reference import Reference, features_key
+from diffexp.evaluation.store import NOTHING_KEPT, ReferenceStore
 
 _KERNEL, _SCORE = "kid", "is"
 
@@ -30,7 +32,6 @@ class Meter:
         metrics: what it can measure: `FRECHET`, or of `metric.SET_METRICS`.
         n: images of a set; 0 where no metric needs to know.
         reference: the Gaussian of the reference's features.
-        shift: subtracted before sums are formed.
         bank: the reference's features, where a metric needs them.
     """
 
@@ -38,7 +39,6 @@ class Meter:
     metrics: tuple[str, ...]
     n: int
     reference: Gaussian
-    shift: Tensor
     device: torch.device
     bank: Tensor | None = None
 
@@ -51,25 +51,44 @@ class Meter:
         device: torch.device,
         metrics: Sequence[str] = (FRECHET,),
         n: int = 0,
+        store: ReferenceStore = NOTHING_KEPT,
     ) -> Meter:
-        """The meter whose reference is all of `split`; one pass over it, `batch_size` images at a time.
+        """The meter whose reference is all of `split`; at most one pass over it, `batch_size` images at a time.
 
         Args:
             metrics: `FRECHET` and any of `metric.SET_METRICS`; ``"is"`` needs an extractor with classes.
             n: how many images the sets will have; needed for all but `FRECHET`.
+            store: keeps what is computed of the split.
         """
         extractor.to(device)
+        key = features_key(split, extractor)
         parts = torch.arange(len(split)).split(batch_size)
-        shift = extractor(split.images(parts[0]).to(device)).double().mean(0)
-        moments = FrechetMoments(extractor.dim, shift).to(device)
-        bank = FeatureBank().to(device) if _keeps(metrics) else None
-        for part in parts:
-            features = extractor(split.images(part).to(device))
-            moments.update(features)
-            if bank is not None:
-                bank.update(features, part)
-        kept = None if bank is None else bank.compute()
-        return cls(extractor, tuple(metrics), n, moments.compute(), shift, device, kept)
+
+        def features() -> Iterator[Tensor]:
+            return (extractor(split.images(part).to(device)) for part in parts)
+
+        bank = None
+        if _keeps(metrics):
+            bank = store.obtain("features", key, lambda: {"features": _bank_of(features(), parts, device)})["features"]
+            bank = bank.to(device)
+        batches = features() if bank is None else iter(bank.split(batch_size))
+        found = store.obtain("moments", key, lambda: _moments_of(batches, device))
+        return cls(extractor, tuple(metrics), n, Gaussian(found["mean"], found["covariance"], len(split)), device, bank)
+
+    @classmethod
+    def of(
+        cls,
+        reference: Reference,
+        extractor: Extractor,
+        batch_size: int,
+        device: torch.device,
+        metrics: Sequence[str] = (FRECHET,),
+        n: int = 0,
+    ) -> Meter:
+        """The meter of a reference: of all its images, or of its published moments; arguments as for `on`."""
+        if reference.moments is not None:
+            return cls(extractor.to(device), tuple(metrics), n, reference.moments, device)
+        return cls.on(reference.images, extractor, batch_size, device, metrics, n, reference.store)
 
     def begin(self, metrics: Sequence[str] | None = None) -> MeterTally:
         """A new set of images, of which these metrics are wanted; None: all."""
@@ -97,7 +116,7 @@ class MeterTally:
     def __init__(self, meter: Meter, metrics: Sequence[str]) -> None:
         self._meter, self.count = meter, 0
         extractor, device = meter.extractor, meter.device
-        self._moments = FrechetMoments(extractor.dim, meter.shift).to(device) if FRECHET in metrics else None
+        self._moments = FrechetMoments(extractor.dim, meter.reference.mean).to(device) if FRECHET in metrics else None
         self._bank = FeatureBank().to(device) if _keeps(metrics) else None
         self._scores = None
         if _SCORE in metrics:
@@ -140,6 +159,25 @@ class MeterTally:
     @cached_property
     def _balls(self) -> dict[str, float]:
         return self._meter.manifold(self._features)
+
+
+def _moments_of(batches: Iterator[Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Mean and covariance of features that come in batches (B, d); the mean of the first one is the shift."""
+    first = next(batches)
+    moments = FrechetMoments(first.shape[1], first.double().mean(0)).to(device)
+    moments.update(first)
+    for features in batches:
+        moments.update(features)
+    found = moments.compute()
+    return {"mean": found.mean, "covariance": found.covariance}
+
+
+def _bank_of(batches: Iterator[Tensor], parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The features (n, d) of all batches, which hold the images of `parts`."""
+    bank = FeatureBank().to(device)
+    for features, part in zip(batches, parts, strict=True):
+        bank.update(features, part)
+    return bank.compute()
 
 
 def _keeps(metrics: Sequence[str]) -> bool:

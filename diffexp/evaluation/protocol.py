@@ -81,6 +81,7 @@ class Provenance:
         device: name of the device that sampled.
         precision: precision of the network while sampling.
         versions: versions of the libraries that matter.
+        statistics: which published statistics stood in for reference images; empty where none did.
     """
 
     experiment: str
@@ -94,6 +95,7 @@ class Provenance:
     device: str = "cpu"
     precision: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
+    statistics: str = ""
 
 
 def read_protocols(folder: Path) -> dict[str, Protocol]:

@@ -10,9 +10,11 @@ from diffexp.evaluation.document import Block, Code, Heading, Picture, Table
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import Row
+from diffexp.evaluation.statistics import MOMENTS
 from diffexp.evaluation.table import FLOORS, Summary, best_of, spell_range, spell_spread
 
 _TARGETS = "the targets of these very pairs: the floor, what a perfect model scores at this n"
+_PUBLISHED = ": published moments; that they are of these images and features is stated in `config.yaml`"
 _MEANING = {
     "real": "held-out images: the floor, what a perfect model scores at this n; lower means copies",
     "held_out": "held-out images drawn with replacement: the floor where more images are made than are held out",
@@ -154,7 +156,7 @@ def _protocol(protocol: Protocol) -> Table:
     weights = f", weights SHA-256 `{protocol.weights}`" if protocol.weights else ""
     reference = [
         ["reference", f"{protocol.dataset}, split {protocol.split}, {protocol.reference_n:,} images"],
-        ["reference fingerprint", f"`{protocol.reference}`"],
+        ["reference fingerprint", f"`{protocol.reference}`{_PUBLISHED * protocol.reference.startswith(MOMENTS)}"],
     ]
     body = [
         ["metric", f"`{protocol.metric}`: {said.title}, {said.how}"],
@@ -208,6 +210,7 @@ def _origin(entries: Sequence[Provenance]) -> list[Block]:
 
 def _facts(entry: Provenance) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
+    published = {"reference statistics": entry.statistics} if entry.statistics else {}
     return {
         "checkpoint": f"`{entry.checkpoint}`",
         "EMA": entry.ema,
@@ -216,6 +219,7 @@ def _facts(entry: Provenance) -> dict[str, str]:
         "commit": f"`{entry.commit}`" if entry.commit else "unknown",
         "device, precision": f"{entry.device}, {entry.precision}",
         "versions": versions or "unknown",
+        **published,
     }
 
 

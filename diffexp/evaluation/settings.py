@@ -13,6 +13,7 @@ from diffexp.evaluation.controls import CONTROLS
 from diffexp.evaluation.describe import describe_grid, describe_sampler, shorten, slug
 from diffexp.evaluation.features import Extractor
 from diffexp.evaluation.metric import PAIRED_METRICS, SET_METRICS
+from diffexp.evaluation.statistics import Published
 from diffexp.sampler.loop import Sampler
 
 Policy = Literal["exact", "below"]
@@ -44,6 +45,8 @@ class EvaluationSettings:
         metrics: what is measured beside the Frechet distance: is, kid, precision, recall, density, coverage of the
             set, in the extractor's features; mse, psnr, ssim, lpips of each image against the target of its pair.
         allow_off_grid: sample a student of N steps with other numbers of steps too, see `at_own_steps`.
+        statistics: published statistics that stand in for the images of the reference split; none: those images.
+        references: the folder that keeps what is computed of references; None: nothing is kept.
 
     Raises:
         ConfigError: for a value out of range.
@@ -69,6 +72,8 @@ class EvaluationSettings:
         pairs: SplitName | None = None,
         metrics: list[str] | None = None,
         allow_off_grid: bool = False,
+        statistics: Published | dict[str, Any] | None = None,
+        references: str | None = None,
     ) -> None:
         if n < 2:
             raise ConfigError(f"evaluation.n={n}: a distance needs at least 2 images")
@@ -90,6 +95,8 @@ class EvaluationSettings:
         for key, name in (("reference", reference), ("pairs", pairs)):
             if name not in ("train", "test", *([None] if key == "pairs" else [])):
                 raise ConfigError(f"evaluation.{key}={name}: choose from train, test")
+        if statistics and not isinstance(statistics, Published):
+            raise ConfigError(f"evaluation.statistics={statistics}: choose evaluation/statistics=npz, or none")
         self.n = n
         self.seeds = list(seeds)
         self.batch_size = batch_size
@@ -107,6 +114,8 @@ class EvaluationSettings:
         self.pairs = pairs
         self.metrics = list(dict.fromkeys(metrics or ()))
         self.allow_off_grid = allow_off_grid
+        self.statistics = statistics or None
+        self.references = references
 
 
 @dataclass(frozen=True)

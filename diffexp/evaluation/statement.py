@@ -12,18 +12,23 @@ from diffexp.evaluation.manifold import NEIGHBOURS
 from diffexp.evaluation.metric import FRECHET, SPLITS, name_in
 from diffexp.evaluation.pairs import Pairing
 from diffexp.evaluation.protocol import Protocol
+from diffexp.evaluation.reference import Reference
 from diffexp.evaluation.score import Score
 from diffexp.evaluation.settings import EvaluationSettings
 
 _LEAST = {"is": SPLITS, "kid": 2, **{name: k + 1 for name, k in NEIGHBOURS.items()}}  # images
 
 
-def check_sets(metrics: Sequence[str], dataset: Dataset, settings: EvaluationSettings) -> None:
-    """Refuse metrics of sets that the extractor or the number of images does not allow (ConfigError)."""
+def check_sets(metrics: Sequence[str], reference: Reference | None, settings: EvaluationSettings) -> None:
+    """Refuse metrics of sets that the extractor, the reference or the number of images does not allow (ConfigError).
+
+    Args:
+        reference: None where there is no extractor.
+    """
     if not metrics:
         return
     extractor = settings.extractor
-    if extractor is None:
+    if extractor is None or reference is None:
         raise ConfigError(f"evaluation.metrics: {metrics[0]} needs features; choose an evaluation.extractor")
     if "is" in metrics and not num_classes_of(extractor):
         raise ConfigError(
@@ -34,27 +39,27 @@ def check_sets(metrics: Sequence[str], dataset: Dataset, settings: EvaluationSet
         least = _LEAST[name]
         if settings.n < least:
             raise ConfigError(f"evaluation.n={settings.n}: {name} needs at least {least} images")
-        if name != "is" and len(dataset.split(split)) < least:
+        if name != "is" and len(reference.require_images(name)) < least:
             raise ConfigError(f"evaluation.reference={split}: {name} needs at least {least} images in that split")
 
 
-def set_protocol(name: str, dataset: Dataset, settings: EvaluationSettings, pairing: Pairing | None) -> Protocol:
+def set_protocol(name: str, reference: Reference, settings: EvaluationSettings, pairing: Pairing | None) -> Protocol:
     """Of a metric of sets, in the features of the extractor of `settings`; reads its weights."""
-    extractor, split = settings.extractor.prepare(), dataset.split(settings.reference)
+    extractor = settings.extractor.prepare()
     alone = name == "is"  # of the images alone, whatever the reference
     return Protocol(
         metric=name_in(name, extractor.metric),
         n=settings.n,
-        dataset=dataset.name,
-        split="none" if alone else settings.reference,
-        reference="none" if alone else split.fingerprint,
-        reference_n=0 if alone else len(split),
+        dataset=reference.dataset,
+        split="none" if alone else reference.split,
+        reference="none" if alone else reference.fingerprint,
+        reference_n=0 if alone else reference.count,
         extractor=extractor.name,
         weights=extractor.hash,
         quantise=settings.quantise,
         resize=extractor.resize,
         pairs=None if pairing is None else f"{pairing.name} {pairing.split.fingerprint}",
-        variant=_variant(name, settings.n, len(split)),
+        variant=_variant(name, settings.n, reference.count),
     )
 
 

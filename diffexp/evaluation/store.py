@@ -109,6 +109,9 @@ class ReferenceStore:
         return made
 
 
+NOTHING_KEPT = ReferenceStore(None)
+
+
 class _Held:
     """A lock that `contextlib.closing` gives back."""
 

@@ -17,7 +17,7 @@ from diffexp.launch.folder import RunFolder, versions
 from diffexp.launch.place import recipe_folder
 from diffexp.launch.sweep import note_folder
 from diffexp.prediction.denoiser import Denoiser
-from diffexp.tasks.build import Config, Parts, torch_device
+from diffexp.tasks.build import Config, Parts, make_node, torch_device
 from diffexp.tasks.restore import Restored, load_network, open_checkpoint, warn_of_data
 from diffexp.training.compile import compile_in_place
 
@@ -114,6 +114,12 @@ def expected(config: Config, parts: Parts, checkpoint: Path) -> Provenance:
     return provenance(config, checkpoint.stem, profile, autocast(parts))
 
 
+def statistics_of(config: Config) -> str:
+    """What a report says of the published statistics of an evaluation; empty where it has none."""
+    node = config["evaluation"].get("statistics")
+    return make_node(node, "evaluation.statistics").told if node else ""
+
+
 def provenance(config: Config, weights: str, profile: str, low: torch.dtype | None, **others: Any) -> Provenance:
     """Names of rows; what changes the network's output is part of the checkpoint's name."""
     choices, compiled = config["choices"], ", compiled" if config["trainer"].get("compile") else ""
@@ -125,5 +131,6 @@ def provenance(config: Config, weights: str, profile: str, low: torch.dtype | No
         checkpoint=(weights if weights == ORACLE else f"{weights}@{profile}") + ("+bfloat16" if low else ""),
         ema=profile,
         precision=("bfloat16 autocast" if low else "float32") + compiled,
+        statistics=statistics_of(config),
         **others,
     )

@@ -86,6 +86,13 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
         for name in ("imagenet64", "imagenet64_npz")
     },
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
+    "evaluation/statistics=npz": (
+        "evaluation.statistics.path: no value given",
+        [
+            f"evaluation.statistics.{said}"
+            for said in ("path=a.npz", "dataset=digits", "split=train", "n=9", "extractor=digits", "resize=none")
+        ],
+    ),
     "grid=explicit": ("grid.values=[]: name at least one", ["grid.values=[0.9,0.5]", "evaluation.nfe_policy=below"]),
     "grid=file": ("grid.path=null: name a file of schedules", [f"grid.path={SCHEDULES}", *ON_LEVELS]),
     **{f"grid={name}": (f"steps of grid {name}", ON_LEVELS) for name in PUBLISHED},
@@ -103,7 +110,8 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
     "distillation=bilateral": ("its loss takes the objective's place", SCHEDULED),
     **{
         f"distillation/schedule_network={name}": (
-            "Could not override 'distillation/schedule_network'", ["distillation=bilateral", *SCHEDULED]
+            "Could not override 'distillation/schedule_network'",
+            ["distillation=bilateral", *SCHEDULED],
         )
         for name in LAYOUT.choices["distillation/schedule_network"]
     },

@@ -15,6 +15,7 @@ from diffexp.evaluation.metric import FRECHET, SET_METRICS
 from diffexp.evaluation.record import save_evaluation
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.settings import Arm
+from diffexp.evaluation.store import ReferenceStore
 from diffexp.evaluation.sweep import evaluate, protocols_of
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def test_every_metric_from_one_pass_and_the_reference_is_read_once(dataset, coun
         tally.add(test.images(indices), indices)
     found = {name: tally.value(name) for name in (FRECHET, *SET_METRICS)}
     assert tally.count == 200
-    assert counted.seen == 600 + 128 + 200, "the reference with its first batch twice, and every image once"
+    assert counted.seen == 600 + 200, "every image once"
     features, logits = DigitsFeatures().classify(test.images(range(200)))
     reference = DigitsFeatures()(train.images(range(600)))
     sums = ScoreSums(10, published_splits(200))
@@ -132,3 +133,19 @@ def test_metrics_that_cannot_be_are_refused(dataset, settings, change, message):
         setattr(settings, name, value)
     with pytest.raises(ConfigError, match=message):
         protocols_of(dataset, settings)
+
+
+def test_a_store_saves_the_pass_over_the_reference(dataset, counted, tmp_path):
+    """Features and moments are kept apart: who wants the distance alone need not read the features of all images."""
+    train, store = dataset.split("train"), ReferenceStore(tmp_path)
+    first = Meter.on(train, counted, 128, CPU, (FRECHET, "kid"), n=200, store=store)
+    assert counted.seen == 600
+    second = Meter.on(train, counted, 50, CPU, (FRECHET, "kid"), n=200, store=store)
+    alone = Meter.on(train, counted, 50, CPU, store=store)
+    assert counted.seen == 600
+    assert torch.equal(first.bank, second.bank)
+    assert torch.equal(first.reference.covariance, alone.reference.covariance)
+    assert alone.bank is None
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["features", "moments"]
+    unkept = Meter.on(train, counted, 50, CPU)
+    assert float((unkept.reference.covariance - first.reference.covariance).abs().max()) < 1e-10

@@ -21,7 +21,10 @@ LAYOUT = read_layout()
 RECIPES = LAYOUT.choices["experiment"]
 SCALES = LAYOUT.choices["scale"]
 
-_GIVEN = {"path": "x", "target": "x", "source": "y", "resolution": "8"}  # for the keys that a choice leaves to the user
+_GIVEN = {  # for the keys that a choice leaves to the user
+    "path": "x", "target": "x", "source": "y", "resolution": "8", "dataset": "d", "split": "train", "n": "9",
+    "extractor": "e", "resize": "r",
+}  # fmt: skip
 
 _DRIVER = """
 import sys
@@ -83,7 +86,7 @@ def _around(group: str) -> tuple[str, str]:
 def _given(group: str, choice: str) -> list[str]:
     """What a choice leaves to the user."""
     body = read_yaml(LAYOUT.folder / group / f"{choice}.yaml")
-    return [f"{group}.{key}={_GIVEN[key]}" for key, value in body.items() if value == "???"]
+    return [f"{group.replace('/', '.')}.{key}={_GIVEN[key]}" for key, value in body.items() if value == "???"]
 
 
 def _tunings(recipe: str) -> list[str]:

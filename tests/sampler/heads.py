@@ -58,8 +58,8 @@ class Given(Grid):
         self.given = times
 
     @property
-    def steps(self) -> int:
-        return len(self.given) - 1
+    def choices(self) -> tuple[int, ...]:
+        return (len(self.given) - 1,)
 
     def times(self, process, n):
         return self.given

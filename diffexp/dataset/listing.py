@@ -107,6 +107,11 @@ def list_splits(folder: Path, labels: bool, held_out: float) -> dict[str, Listin
     return splits
 
 
+def list_images(folder: Path) -> Listing:
+    """All images of an existing folder, sub-folders included; DataError where there are none."""
+    return Listing(folder, _files(folder), None)
+
+
 def list_pairs(target: Path, source: Path, held_out: float) -> tuple[dict[str, Listing], dict[str, Listing]]:
     """List the splits of two folders whose files belong together by name, whatever their extensions are.
 

@@ -12,7 +12,7 @@ Paired metrics have `source`, `noise` and `mean`; the others would be perfect or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +101,7 @@ def control_batches(
     name: str,
     train: Split,
     test: Split,
-    n: int,
+    which: Sequence[int],
     seed: int,
     batch_size: int,
     quantise: Quantise = "round",
@@ -112,7 +112,7 @@ def control_batches(
     Args:
         name: one of `CONTROLS`.
         train, test: splits of the data set.
-        n: number of images.
+        which: the images' indices.
         seed: the evaluation's seed.
         batch_size: images at a time; without influence on them.
         quantise: how floats become bytes.
@@ -122,5 +122,5 @@ def control_batches(
         (uint8 (B, C, H, W), their indices).
     """
     draw = _CONTROLS[name](_Source(train, test, seed, quantise, pairing))
-    for indices in torch.arange(n).split(batch_size):
+    for indices in torch.tensor(which, dtype=torch.int64).split(batch_size):
         yield draw(indices), indices.tolist()

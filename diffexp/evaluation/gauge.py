@@ -20,6 +20,7 @@ from diffexp.evaluation.reference import Reference, reference_of
 from diffexp.evaluation.score import SCORES, Score
 from diffexp.evaluation.settings import EvaluationSettings
 from diffexp.evaluation.statement import check_sets, score_protocol, set_protocol
+from diffexp.launch.ranks import ALONE, World, world
 
 if TYPE_CHECKING:
     from diffexp.evaluation.meter import Meter
@@ -29,7 +30,7 @@ Batches = Iterable[tuple[Tensor, Sequence[int]]]
 
 
 class Tally(Interface):
-    """A measurement under way."""
+    """A measurement under way. Its numbers are of the images of all ranks, which have to ask for them together."""
 
     count: int
 
@@ -86,8 +87,14 @@ def gauges_of(dataset: Dataset, settings: EvaluationSettings, device: torch.devi
     return gauges
 
 
-def measure(gauges: Sequence[Gauge], batches: Batches, n: int) -> list[float]:
-    """The numbers of n images, in one pass over them; SamplingError when they are not n."""
+def measure(gauges: Sequence[Gauge], batches: Batches, n: int, here: World = ALONE) -> list[float]:
+    """The numbers of n images, in one pass over them; SamplingError when they are not n.
+
+    Args:
+        batches: of several ranks, those of this one; sums are reduced once, after the last batch, and every rank gets
+            the same numbers.
+        here: this process among them.
+    """
     wanted: dict[Source, list[str]] = {}
     for gauge in gauges:
         wanted.setdefault(gauge.source, []).append(gauge.metric)
@@ -96,9 +103,10 @@ def measure(gauges: Sequence[Gauge], batches: Batches, n: int) -> list[float]:
         for tally in tallies.values():
             tally.add(images, indices)
     for tally in tallies.values():
-        if tally.count != n:
-            raise SamplingError(f"the measurement was to be over {n} images, {tally.count} came")
-    return [tallies[gauge.source].value(gauge.metric) for gauge in gauges]
+        count = round(sum(here.gather(tally.count)))
+        if count != n:
+            raise SamplingError(f"the measurement was to be over {n} images, {count} came")
+    return here.share([tallies[gauge.source].value(gauge.metric) for gauge in gauges])
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,4 +153,5 @@ class _Mean:
         self.count += len(images)
 
     def value(self, metric: str) -> float:
-        return self._total / self.count
+        here = world()
+        return sum(here.gather(self._total)) / sum(here.gather(self.count))

@@ -1,10 +1,10 @@
 """What an evaluation leaves in its run folder, from which plots and report are made.
 
-    results.csv         one row for each (arm, NFE, seed, metric), controls included; added to by every evaluation
-    protocol.json       the protocols of the rows, by hash
-    provenance.json     where the rows come from
-    samples_<name>.png  the first images of one sampler, a row for each NFE, from the same noise; of pairs also source
-                        and target
+results.csv         one row for each (arm, NFE, seed, metric), controls included; added to by every evaluation
+protocol.json       the protocols of the rows, by hash
+provenance.json     where the rows come from
+samples_<name>.png  the first images of one sampler, a row for each NFE, from the same noise; of pairs also source
+                    and target
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffexp.evaluation.grid import draw_grid
+from diffexp.evaluation.passes import Evaluation
 from diffexp.evaluation.protocol import write_protocol, write_provenance
 from diffexp.evaluation.results import RESULTS_FILE, Row, write_rows
-from diffexp.evaluation.sweep import Evaluation
 
 
 def save_row(folder: Path, found: Evaluation, row: Row) -> None:

@@ -16,6 +16,8 @@ from diffexp.sampler.grid import Ends
 
 RESULTS_FILE = "results.csv"
 CONTROL_PREFIX = "control:"
+GIVEN = "given "
+"""How the control is called that stands for images which others made."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,7 @@ class Row:
         return self.sampler.removeprefix(CONTROL_PREFIX) if self.sampler.startswith(CONTROL_PREFIX) else None
 
 
-def blank_row(
-    names: Provenance, protocol: Protocol, sampler: str, grid: str, nfe: float | None, seed: int
-) -> Row:
+def blank_row(names: Provenance, protocol: Protocol, sampler: str, grid: str, nfe: float | None, seed: int) -> Row:
     """A row without its value, which is not a number yet."""
     return Row(
         experiment=names.experiment,

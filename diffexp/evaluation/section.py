@@ -9,7 +9,7 @@ from diffexp.evaluation.comparison import speedups, verdicts
 from diffexp.evaluation.document import Block, Code, Heading, Picture, Table
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.protocol import Protocol, Provenance
-from diffexp.evaluation.results import Row
+from diffexp.evaluation.results import GIVEN, Row
 from diffexp.evaluation.statistics import MOMENTS
 from diffexp.evaluation.table import FLOORS, Summary, best_of, spell_range, spell_spread
 
@@ -81,6 +81,8 @@ def _lead(protocol: Protocol, arms: Sequence[Summary], controls: Sequence[Summar
     best = best_of(arms)
     if best is not None:
         text += f" Best: **{spell_spread(best)}** with {best.label} at NFE {best.nfe}."
+    for given in (control for control in controls if control.label.startswith(GIVEN)):
+        text += f" The images of {given.label.removeprefix(GIVEN)}: **{spell_spread(given)}**."
     by_name = {control.label: control for control in controls}
     floor = next((by_name[name] for name in FLOORS if name in by_name), None)
     return text if floor is None else f"{text} {_floor(protocol, floor)}"
@@ -139,7 +141,8 @@ def _statistics(arm: Summary) -> list[str]:
 
 
 def _controls(protocol: Protocol, controls: Sequence[Summary]) -> list[Block]:
-    what = {**_MEANING, "real": _TARGETS} if protocol.pairs else _MEANING
+    what = {**_MEANING, "real": _TARGETS} if protocol.pairs else dict(_MEANING)
+    what |= {c.label: "the images of `samples=`, see Provenance" for c in controls if c.label.startswith(GIVEN)}
     body = [[c.label, spell_spread(c), spell_range(c) or "–", what.get(c.label, "")] for c in controls]
     name = "distance" if meaning(protocol.metric).distance else protocol.metric
     parts: list[Block] = [Table(["control", name, "range", "what it is"], body)]
@@ -231,6 +234,8 @@ def reproduce(config: Mapping[str, Any]) -> list[Block]:
     scale = (config.get("choices") or {}).get("scale", "paper")
     own = f"plugins=[{','.join(config['plugins'])}] " if config.get("plugins") else ""
     command = f"python -m diffexp {own}experiment={recipe} scale={scale} seed={config.get('seed', 0)}"
+    if config.get("samples"):
+        command += f" task=evaluate samples={config['samples']}"
     note = (
         "`config.yaml` in this folder is the whole resolved configuration; whatever was overridden on the command line "
         "stands there. `results.csv` holds every number of this page, one row for each seed."

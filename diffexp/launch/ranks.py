@@ -124,7 +124,8 @@ class World:
         self.largest(0)
 
 
-_world = World()
+ALONE = World()
+_world = ALONE
 _store: Any = None
 
 

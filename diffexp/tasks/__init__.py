@@ -21,7 +21,7 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     Raises:
         DiffexpError: anything that the user can act on.
     """
-    from diffexp.tasks import check, console, diff, evaluate, interpolate, report, run, sample, train
+    from diffexp.tasks import check, console, diff, evaluate, given, interpolate, report, run, sample, train
     from diffexp.tasks import list as recipes
     from diffexp.tasks.adopt import adopted
 
@@ -29,10 +29,11 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     devices = config.get("trainer", {}).get("devices", 1)
     if devices > 1 and config["task"] in ("evaluate", "sample", "interpolate"):
         log.info("task=%s is one process: trainer.devices=%d is for training", config["task"], devices)
+    given.check_task(config)
     tasks = {
         "run": run.main,
         "train": train.main,
-        "evaluate": evaluate.main,
+        "evaluate": evaluate.main if config.get("samples") is None else given.main,
         "sample": sample.main,
         "interpolate": interpolate.main,
         "report": report.main,

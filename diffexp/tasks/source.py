@@ -58,17 +58,12 @@ def open_checkpoint_or_oracle(config: Config, parts: Parts) -> Restored | None:
 def make_source(config: Config, parts: Parts, restored: Restored | None) -> Source:
     """The network of a checkpoint, in float32 or under bfloat16 autocast, or the oracle; prepare the data set first."""
     device = torch_device(parts.device)
-    found = versions()
-    origin = {
-        "commit": found["git"],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "versions": {name: value for name, value in found.items() if value is not None and not name.startswith("git")},
-    }
+    here = origin(device)
     if restored is None:
-        return Source(parts.oracle(), device, provenance(config, ORACLE, "none", None, **origin))
+        return Source(parts.oracle(), device, provenance(config, ORACLE, "none", None, **here))
     network, profile = load_network(parts, restored, config["evaluation"]["ema"])
     weights = Path(checkpoint_name(restored.step)).stem  # whatever its file is called
-    names = provenance(config, weights, profile, autocast(parts), training_seed=restored.config["seed"], **origin)
+    names = provenance(config, weights, profile, autocast(parts), training_seed=restored.config["seed"], **here)
     network = network.to(device)
     if parts.device.compile:
         compile_in_place(network)
@@ -101,6 +96,16 @@ def _own_folder(config: Config, restored: Restored | None) -> RunFolder:
     if restored is not None:
         folder.refer(restored.run, restored.path)
     return folder
+
+
+def origin(device: torch.device) -> dict[str, Any]:
+    """Of a provenance, what is of this process: code, device, libraries."""
+    found = versions()
+    return {
+        "commit": found["git"],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {name: value for name, value in found.items() if value is not None and not name.startswith("git")},
+    }
 
 
 def autocast(parts: Parts) -> torch.dtype | None:

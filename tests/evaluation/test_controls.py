@@ -9,7 +9,7 @@ from diffexp.evaluation.controls import CONTROLS, check_floor, control_batches
 
 def _images(dataset, name, n=100, seed=0, batch=100, quantise="round"):
     splits = dataset.split("train"), dataset.split("test")
-    return torch.cat([images for images, _ in control_batches(name, *splits, n, seed, batch, quantise)])
+    return torch.cat([images for images, _ in control_batches(name, *splits, range(n), seed, batch, quantise)])
 
 
 @pytest.mark.parametrize("name", [name for name in CONTROLS if name != "source"])

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from diffexp.core.files import atomic_path
 
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
 _TILE = 56  # pixels that a tile is at least wide; smaller images are enlarged by a whole factor
 _GAP, _MARGIN, _FONT = 4, 12, 15
+_NOTE = "diffexp"  # the name of the text in the file
 
 
 def draw_grid(rows: Sequence[tuple[str, Tensor]], path: Path, title: str = "") -> None:
@@ -40,8 +47,55 @@ def draw_grid(rows: Sequence[tuple[str, Tensor]], path: Path, title: str = "") -
         pen.text((left - 10, y + height / 2), label, "black", font, anchor="rm")
         for column, image in enumerate(images):
             canvas.paste(Image.fromarray(image), (left + column * (width + _GAP), y))
+    layout = _Layout(
+        title, tuple(label for label, _ in rows), tuple(map(len, tiles)), left, top, width, height, rows[0][1].shape[-1]
+    )
     with atomic_path(path) as temporary:
-        canvas.save(temporary, "PNG")
+        canvas.save(temporary, "PNG", pnginfo=layout.note())
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the images of a grid are, noted in its file: pixels of the first tile's corner, of a tile, of an image."""
+
+    title: str
+    labels: tuple[str, ...]
+    counts: tuple[int, ...]
+    left: int
+    top: int
+    width: int
+    height: int
+    side: int
+
+    def note(self) -> PngInfo:
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_text(_NOTE, json.dumps(asdict(self)))
+        return info
+
+
+def read_grid(path: Path) -> tuple[str, list[tuple[str, np.ndarray]]] | None:
+    """The images of a grid that `draw_grid` wrote.
+
+    Returns:
+        the title, and from top to bottom (label, uint8 (k, H, W, 3) in their own size); None for any other PNG.
+    """
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        note = picture.info.get(_NOTE)
+        pixels = np.asarray(picture.convert("RGB"))
+    if note is None:
+        return None
+    layout = _Layout(**json.loads(note))
+    factor, rows = layout.width // layout.side, []
+    for place, (label, count) in enumerate(zip(layout.labels, layout.counts, strict=True)):
+        y = layout.top + place * (layout.height + _GAP)
+        lefts = (layout.left + column * (layout.width + _GAP) for column in range(count))
+        tiles = [pixels[y : y + layout.height : factor, x : x + layout.width : factor] for x in lefts]
+        rows.append((label, np.stack(tiles)))
+    return layout.title, rows
 
 
 def _enlarge(images: Tensor) -> np.ndarray:

@@ -15,6 +15,7 @@ from diffexp.evaluation.chart import Chart, distance_chart
 from diffexp.evaluation.document import Block, Figure, Heading, Table
 from diffexp.evaluation.markdown import markdown
 from diffexp.evaluation.metric import meaning
+from diffexp.evaluation.page import page
 from diffexp.evaluation.pareto import front, pareto_chart
 from diffexp.evaluation.plot import draw_chart
 from diffexp.evaluation.protocol import Protocol, Provenance, read_protocols, read_provenances
@@ -23,7 +24,7 @@ from diffexp.evaluation.table import Summary, require_one_protocol, spell_spread
 from diffexp.launch.folder import CONFIG
 from diffexp.launch.layout import read_yaml
 
-REPORT_FILE = "report.md"
+REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 
 
 def write_report(folder: Path) -> Path:
@@ -63,6 +64,7 @@ def write_pages(folder: Path, blocks: Sequence[Block]) -> Path:
     """Write a report in all its forms into `folder`; return the path of `report.md`."""
     path = folder / REPORT_FILE
     write_text_atomic(path, markdown(blocks) + "\n")
+    write_text_atomic(folder / PAGE_FILE, page(blocks, folder))
     return path
 
 

@@ -51,7 +51,9 @@ def test_a_sweep_runs_every_job_here(conf: Path, room: Path, started: Started) -
         ("ddim", 0), ("ddim", 1), ("heun", 0), ("heun", 1),
     ]  # fmt: skip
     assert [config["evaluation"]["only"] for config in started] == ["ddim", "ddim", "heun", "heun"]
-    assert set(os.listdir(sweep_of(room))) == {*(f"job_00{n}.json" for n in range(4)), "multirun.yaml", "report.md"}
+    assert set(os.listdir(sweep_of(room))) == {
+        *(f"job_00{n}.json" for n in range(4)), "multirun.yaml", "report.md", "report.html",
+    }  # fmt: skip
     assert os.listdir(room / "runs") == ["sweeps"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def main(config: Config) -> None:
     """Images 0 .. evaluation.n - 1 of the first evaluation seed, for each sampler and budget.
 
     Each becomes `samples/<sampler>_nfe<k>_seed<s>.npz` in the run folder (key `images`, uint8 (n, H, W, C), the layout
-    that evaluators of images read) and a PNG of the first hundred.
+    that evaluators of images read) and a PNG of the first hundred; with `pngs=true` also a folder of the same name with
+    one PNG file for each image.
     """
     parts = build(config)
     restored = open_checkpoint_or_oracle(config, parts)
@@ -46,6 +48,8 @@ def main(config: Config) -> None:
                 cost = "counted" if nfe is None else nfe
                 name = f"{stem}_nfe{cost}_seed{plan.settings.seeds[0]}"
                 write_arrays(images, target / f"{name}.npz")
+                if config.get("pngs"):
+                    write_pngs(images, target / name)
                 shown = [("", part) for part in images[:_SHOWN].split(_COLUMNS)]
                 draw_grid(shown, target / f"{name}.png", title=f"{config['recipe']}, {arm.label}, NFE {cost}")
                 console.say(f"samples: {target / name}.png, .npz")
@@ -69,6 +73,22 @@ def _generator(
         return torch.cat(kept)
 
     return draw
+
+
+def write_pngs(images: Tensor, folder: Path) -> None:
+    """Write uint8 images (n, C, H, W) as ``000000.png`` and so on; the folder appears whole, and replaces an older one.
+
+    C is 1 (grey) or 3 (colour).
+    """
+    from PIL import Image
+
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for place, image in enumerate(images.movedim(-3, -1).numpy()):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(draft / f"{place:06d}.png")
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.replace(folder)
 
 
 def write_arrays(images: Tensor, path: Path) -> None:

@@ -33,9 +33,10 @@ def read_arrays(path: Path, names: Collection[str], error: type[DiffexpError] = 
     if not path.is_file():
         raise error(f"'{path}' is a folder, not an npz file" if path.is_dir() else f"'{path}' does not exist")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an archive of named ones")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise ValueError("a single array, not an archive of named ones")
+        with opened as archive:
             held = list(archive.files)
             found = {name: archive[name] for name in names if name in held}
     except _DAMAGE as cause:

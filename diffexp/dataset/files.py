@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError, DataError, nearest
-from diffexp.dataset.decode import FILTERS, FITS, PLAIN, Fault, Reading, check_headers, decode
+from diffexp.dataset.decode import DISK, FILTERS, FITS, PLAIN, Fault, Reader, Reading, check_headers, decode
 from diffexp.dataset.listing import Listing
 from diffexp.dataset.split import ArraySplit, Indices, PixelHash, Split
 
@@ -32,6 +31,7 @@ class Files:
         verify: ``full`` decodes every image; ``header`` reads only size and type, for folders too large to be read
             twice (damage is then met later; images that go into memory are always verified fully).
         in_memory: keep decoded images; None: when all splits take at most 2 GiB.
+        read: gives the bytes of a file.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -41,6 +41,7 @@ class Files:
     reading: Reading = PLAIN
     verify: Literal["full", "header"] = "full"
     in_memory: bool | None = None
+    read: Reader = DISK
 
     def __post_init__(self) -> None:
         if self.shape[1] < 1:
@@ -91,20 +92,21 @@ class Files:
 
     def _read(self, listing: Listing, flip: bool) -> tuple[Split, list[Fault]]:
         images = np.empty((len(listing.files), *self._stacked), dtype=np.uint8)
-        faults = decode(listing.paths(), images, self.reading)
+        faults = decode(listing.paths(), images, self.reading, self.read)
         labels = None if listing.labels is None else np.asarray(listing.labels)
         return ArraySplit(images, labels, flip), faults
 
     def _verify(self, listing: Listing, flip: bool) -> tuple[Split, list[Fault]]:
         shape, reading = self._stacked, self.reading
         if self.verify == "header":
-            faults = check_headers(listing.paths(), shape[-1], reading)
-            return FileSplit(listing, shape, "" if faults else _file_hash(listing, reading), flip, reading), faults
+            faults = check_headers(listing.paths(), shape[-1], reading, self.read)
+            fingerprint = "" if faults else _file_hash(listing, reading, self.read)
+            return FileSplit(listing, shape, fingerprint, flip, reading, self.read), faults
         digest, faults = PixelHash(shape), []
         for paths, buffer in _blocks(listing.paths(), shape):
-            faults += decode(paths, buffer, reading)
+            faults += decode(paths, buffer, reading, self.read)
             digest.update(buffer)
-        return FileSplit(listing, shape, digest.text(), flip, reading), faults
+        return FileSplit(listing, shape, digest.text(), flip, reading, self.read), faults
 
 
 class FileSplit:
@@ -121,8 +123,9 @@ class FileSplit:
         fingerprint: str,
         flip: bool = False,
         reading: Reading = PLAIN,
+        read: Reader = DISK,
     ) -> None:
-        self._paths = listing.paths()
+        self._paths, self._read = listing.paths(), read
         self._labels = None if listing.labels is None else torch.tensor(listing.labels, dtype=torch.int64)
         self._shape, self._reading = shape, reading
         self.fingerprint = fingerprint
@@ -135,7 +138,7 @@ class FileSplit:
         """Images of the given indices: uint8 (B, C, H, W); raises DataError naming a file that became unreadable."""
         numbers = torch.as_tensor(indices, dtype=torch.int64).tolist()
         out = np.empty((len(numbers), *self._shape), dtype=np.uint8)
-        faults = decode([self._paths[number] for number in numbers], out, self._reading)
+        faults = decode([self._paths[number] for number in numbers], out, self._reading, self._read)
         if faults:
             raise DataError(f"'{faults[0].path}' {faults[0].reason}")
         return torch.from_numpy(out)
@@ -160,9 +163,8 @@ def _blocks(paths: list[str], shape: tuple[int, int, int]) -> Iterator[tuple[lis
         yield piece, buffer[: len(piece)]
 
 
-def _file_hash(listing: Listing, reading: Reading) -> str:
+def _file_hash(listing: Listing, reading: Reading, read: Reader) -> str:
     digest = hashlib.sha256(b"" if reading == PLAIN else repr(reading).encode())
     for name, path in zip(listing.files, listing.paths(), strict=True):
-        status = os.stat(path)
-        digest.update(f"{Path(name).as_posix()}\x1f{status.st_size}\x1f{status.st_mtime_ns}\n".encode(errors="replace"))
+        digest.update(f"{Path(name).as_posix()}\x1f{read.stamp(path)}\n".encode(errors="replace"))
     return f"files-sha256:{digest.hexdigest()[:32]}"

@@ -96,7 +96,7 @@ def list_splits(folder: Path, labels: bool, held_out: float) -> dict[str, Listin
         roots = {"train": folder / "train", "test": held_out_folder(folder)}
         parts = {name: (root, _files(root)) for name, root in roots.items()}
     else:
-        train, test = _divide(folder, _files(folder), held_out)
+        train, test = divide(folder, _files(folder), held_out)
         parts = {"train": (folder, train), "test": (folder, test)}
     splits = {name: Listing(root, files, _labels(root, files, classes)) for name, (root, files) in parts.items()}
     if labels:
@@ -182,8 +182,15 @@ def _files(root: Path) -> list[str]:
     return [os.path.join(*parts) for parts in sorted(found)]
 
 
-def _divide(root: Path, files: list[str], held_out: float) -> tuple[list[str], list[str]]:
-    """Split files by a hash of their names: about the share `held_out`, and at least one, go to the test side."""
+def divide(root: Path, files: list[str], held_out: float) -> tuple[list[str], list[str]]:
+    """Split files by a hash of their names: about the share `held_out`, and at least one, go to the test side.
+
+    Args:
+        root: where they are, for the error.
+
+    Returns:
+        (training files, test files), each in the given order; DataError where no file is left for training.
+    """
     places = [_place(name) for name in files]
     bound = max(held_out, min(places))
     test = [name for name, place in zip(files, places, strict=True) if place <= bound]

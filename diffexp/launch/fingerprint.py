@@ -23,7 +23,7 @@ NOT_TRAINING = (
     # where images lie and how they are read; what they show has a fingerprint of its own
     "dataset.path", "dataset.root", "dataset.download", "dataset.verify", "dataset.in_memory",
     "dataset.images.path", "dataset.images.root", "dataset.images.download", "dataset.images.verify",
-    "dataset.images.in_memory", "dataset.target", "dataset.source",
+    "dataset.images.in_memory", "dataset.target", "dataset.source", "dataset.test",
     # of a progressive distillation, which stages come before and after this one
     "distillation.start_steps", "distillation.end_steps", "distillation.updates", "distillation.updates_at",
     "distillation.convert", "distillation.convert_lr",

@@ -20,7 +20,7 @@ from diffexp.launch.layout import Layout, present_layout
 from diffexp.tasks import console
 from diffexp.tasks.build import Config
 
-_IGNORED = ("task", "ckpt", "runs", "sweep", "a", "b", "paper.bibtex", "paper.results")
+_IGNORED = ("task", "ckpt", "runs", "sweep", "a", "b", "paper.bibtex", "paper.results", "evaluation.references")
 _WIDTH = 48  # letters of a value in one line
 # Samplers hold the grid of the recipe: what differs there and in the same way is said once.
 _COPIES = re.compile(r"(sampler|evaluation\.arms\.[^.]+)\.(?=grid\.)")

@@ -7,8 +7,10 @@ together: a loss, one optimiser step, averages, and a sampling.
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -85,6 +87,8 @@ NEEDS: dict[str, tuple[str, list[str]]] = {
         f"dataset={name}": ("dataset.labels=true has no effect on this network", ["network.class_conditional=true"])
         for name in ("imagenet64", "imagenet64_npz")
     },
+    "dataset=npz": ("dataset.path: no value given", ["dataset.path=pictures.npz", "dataset.resolution=8"]),
+    "dataset=edm_zip": ("dataset.path: no value given", ["dataset.path=pictures.zip", "dataset.resolution=8"]),
     "dataset=image_folder": ("dataset.path: no value given", ["dataset.path=pictures", "dataset.resolution=8"]),
     "evaluation/statistics=npz": (
         "evaluation.statistics.path: no value given",
@@ -236,6 +240,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pictures").mkdir()
     for place in range(8):
         Image.new("RGB", (8, 8), (30 * place, 0, 0)).save(tmp_path / "pictures" / f"{place}.png")
+    shutil.make_archive(str(tmp_path / "pictures"), "zip", tmp_path / "pictures")
+    np.savez(tmp_path / "pictures.npz", images=np.zeros((8, 8, 8, 3), np.uint8))
     monkeypatch.chdir(tmp_path)
 
 

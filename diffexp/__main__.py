@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED, PREEMPTED = 130, 143
 _NEED_RECIPE = ("run", "train", "check")  # always
-_NEED_SOMETHING = ("evaluate", "sample", "interpolate")  # a recipe or a checkpoint
+_NEED_SOMETHING = ("search", "evaluate", "sample", "interpolate")  # a recipe or a checkpoint
 
 
 def main(argv: Sequence[str] | None = None, folder: Path | None = None) -> int:

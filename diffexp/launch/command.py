@@ -16,7 +16,7 @@ from typing import Any
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.launch.layout import Layout
 
-TASKS = ("run", "train", "evaluate", "sample", "interpolate", "report", "check", "list", "diff")
+TASKS = ("run", "train", "search", "evaluate", "sample", "interpolate", "report", "check", "list", "diff")
 """What a command can do; `task=` names one."""
 
 # Hydra's flags that are handed over: long name -> (short name, values it may take; None: no value, (): any value)

@@ -11,6 +11,7 @@ _WIDTH = 100
 _TASKS = {
     "run": "train, evaluate, and write the report (the default)",
     "train": "train only; the same command with ckpt= resumes",
+    "search": "noise schedules with a trained schedule network, for nfe: searched and grid=file (needs ckpt=)",
     "evaluate": "samplers at their NFE budgets: results.csv, report.md, plots (needs ckpt=)",
     "sample": "a grid of images for each NFE budget, from the same noise (needs ckpt=)",
     "interpolate": "strips of images from the noise of one seed to that of another (needs ckpt=)",

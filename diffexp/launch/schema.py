@@ -246,4 +246,5 @@ def _why_missing(target: str) -> str:
 
 
 _HERE = Module("", Path(), package=False)  # the scope of the annotations that are written here: builtins only
-_NFE = ast.parse("int | list[int] | dict[str, int | list[int] | None] | None", mode="eval").body
+_BUDGETS = "int | Literal['searched'] | list[int | Literal['searched']] | None"
+_NFE = ast.parse(f"{_BUDGETS} | dict[str, {_BUDGETS}]", mode="eval").body

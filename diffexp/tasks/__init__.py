@@ -21,18 +21,19 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     Raises:
         DiffexpError: anything that the user can act on.
     """
-    from diffexp.tasks import check, console, diff, evaluate, given, interpolate, report, run, sample, train
+    from diffexp.tasks import check, console, diff, evaluate, given, interpolate, report, run, sample, search, train
     from diffexp.tasks import list as recipes
     from diffexp.tasks.adopt import adopted
 
     console.prepare()
     devices = config.get("trainer", {}).get("devices", 1)
-    if devices > 1 and config["task"] in ("evaluate", "sample", "interpolate"):
+    if devices > 1 and config["task"] in ("search", "evaluate", "sample", "interpolate"):
         log.info("task=%s is one process: trainer.devices=%d is for training", config["task"], devices)
     given.check_task(config)
     tasks = {
         "run": run.main,
         "train": train.main,
+        "search": search.main,
         "evaluate": evaluate.main if config.get("samples") is None else given.main,
         "sample": sample.main,
         "interpolate": interpolate.main,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from diffexp.evaluation.settings import Arm, build_arms, short_names
+from diffexp.evaluation.settings import Arm, short_names
 from diffexp.tasks import console
-from diffexp.tasks.build import Config, Parts, build, make_node
+from diffexp.tasks.arms import arms_of
+from diffexp.tasks.build import Config, Parts, build
+from diffexp.tasks.search import plan_search
 from diffexp.tasks.teacher import described
 
 
 def main(config: Config) -> None:
     """Print parameters, data, training budget and the NFE plans of all arms."""
     parts = build(config)
-    arms = build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"])
+    arms, missing = arms_of(config, None)
+    plan_search(config, parts)
     names = short_names(arms)
-    width = max(8, *map(len, names))
+    width = max(8, *map(len, (*names, *missing)))
     plans = [line for name, arm in names.items() for line in _plans(arm, name.ljust(width), parts, config)]
-    console.say("\n".join([*_summary(config, parts), *plans]))
+    later = [f"  {name.ljust(width)}  at numbers of steps that a search finds" for name in missing]
+    console.say("\n".join([*_summary(config, parts), *plans, *later]))
 
 
 def _summary(config: Config, parts: Parts) -> list[str]:

@@ -16,12 +16,13 @@ from diffexp.evaluation.pairs import check_pairs, pairing_of
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
-from diffexp.evaluation.settings import Arm, EvaluationSettings, at_own_steps, build_arms, build_settings
+from diffexp.evaluation.settings import Arm, EvaluationSettings, at_own_steps, build_settings
 from diffexp.evaluation.sweep import check, evaluate
 from diffexp.evaluation.table import best_of, summarise_arms
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import sweep_name
 from diffexp.tasks import console
+from diffexp.tasks.arms import arms_of, schedules_of
 from diffexp.tasks.build import Config, Parts, build, check_device, make_logger, make_node
 from diffexp.tasks.restore import Restored, student_steps
 from diffexp.tasks.source import make_source, open_checkpoint_or_oracle, open_folder
@@ -32,10 +33,16 @@ log = logging.getLogger("diffexp")
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be evaluated, checked."""
+    """What will be evaluated, checked.
+
+    Attributes:
+        arms, settings: see `evaluation.settings`.
+        missing: names of arms that wait for the schedules of a search.
+    """
 
     arms: list[Arm]
     settings: EvaluationSettings
+    missing: tuple[str, ...] = ()
 
 
 def main(config: Config) -> float | None:
@@ -44,17 +51,25 @@ def main(config: Config) -> float | None:
     make_logger(config).check()
     restored = open_checkpoint_or_oracle(config, parts)
     plan = plan_evaluation(config, parts, restored)
+    if plan.missing:
+        log.warning("left out, as there are no schedules yet: %s; %s", ", ".join(plan.missing), _FINDS)
     parts.dataset.prepare()
     check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)
     with open_folder(config, restored) as folder, StopRequest() as stop:
         return run_evaluation(config, parts, plan, restored, folder.path, stop)
 
 
-def plan_evaluation(config: Config, parts: Parts, restored: Restored | None = None) -> Plan:
+_FINDS = "task=search ckpt=... finds them"
+
+
+def plan_evaluation(
+    config: Config, parts: Parts, restored: Restored | None = None, schedules: Path | None = None
+) -> Plan:
     """Samplers, budgets, settings and device; everything that can be refused without data.
 
     Args:
         restored: the checkpoint that is to be evaluated, whose averages count; None: one that `parts` will train.
+        schedules: what a search has found; None: what lies in the checkpoint's run folder, if anything does.
 
     Raises:
         ConfigError: for what cannot be evaluated so.
@@ -62,12 +77,12 @@ def plan_evaluation(config: Config, parts: Parts, restored: Restored | None = No
     check_device(parts)
     profiles = parts.ema.profiles if restored is None else restored.state["ema"]["profiles"]
     _check_profile(config["evaluation"]["ema"], profiles if parts.trainable else ())
-    arms = build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"])
     settings = build_settings(config["evaluation"], make_node)
+    arms, missing = arms_of(config, schedules or schedules_of(restored))
     steps = student_steps(config if restored is None else restored.config)
     if steps is not None and not settings.allow_off_grid:
         arms = at_own_steps(arms, steps, settings.nfe is not None)
-    plan = Plan(arms, settings)
+    plan = Plan(arms, settings, tuple(missing))
     check_pairs(parts.dataset, plan.settings)
     for arm in plan.arms:
         arm.sampler.check(parts.gives)

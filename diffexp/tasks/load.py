@@ -16,14 +16,15 @@ from diffexp.checkpoint.file import load as load_file
 from diffexp.checkpoint.match import load_strict
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.core.precision import exact_float32
-from diffexp.evaluation.settings import build_arms, short_names
+from diffexp.evaluation.settings import short_names
 from diffexp.launch.find import find_run
 from diffexp.launch.plugins import allowed, permission
 from diffexp.prediction.conditions import Conditions
 from diffexp.prediction.denoiser import NetworkDenoiser
 from diffexp.sampler.loop import Sampler
 from diffexp.sampler.noise import KeyedNoise
-from diffexp.tasks.build import DataShape, Parts, build, initialised_network, make_node
+from diffexp.tasks.arms import arms_of, schedules_of
+from diffexp.tasks.build import DataShape, Parts, build, initialised_network
 from diffexp.tasks.restore import Restored, load_network, student_steps
 
 
@@ -141,8 +142,9 @@ def _load(spec: str | Path, runs: str | Path, ema: str | None, device: str) -> M
     state = load_file(path)
     config = yaml.safe_load(state["config"])
     parts = _parts(config, state["data"])
-    network, _ = load_network(parts, Restored(run, path, state, int(state["global_step"])), ema)
-    return _model(config, parts, network, device)
+    restored = Restored(run, path, state, int(state["global_step"]))
+    network, _ = load_network(parts, restored, ema)
+    return _model(config, parts, network, device, restored)
 
 
 def _parts(config: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
@@ -150,8 +152,10 @@ def _parts(config: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
     return build(config, DataShape(tuple(data["shape"]), int(data["num_classes"])))
 
 
-def _model(config: Mapping[str, Any], parts: Parts, network: nn.Module, device: str) -> Model:
-    arms = build_arms(config["evaluation"], config["sampler"], make_node, config["choices"]["scale"])
+def _model(
+    config: Mapping[str, Any], parts: Parts, network: nn.Module, device: str, restored: Restored | None = None
+) -> Model:
+    arms, _ = arms_of(config, schedules_of(restored))
     denoiser = parts.denoiser(network.to(device).eval().requires_grad_(False))
     samplers = {name: arm.sampler for name, arm in short_names(arms).items()}
     return Model(denoiser, samplers, parts.data.shape, parts.data.num_classes, config, torch.device(device))

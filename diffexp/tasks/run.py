@@ -1,9 +1,12 @@
-"""task=run: train, evaluate at the recipe's budgets, report; what can be refused is refused before the first step."""
+"""task=run: train, search where the recipe has a search, evaluate at the recipe's budgets, report; what can be refused is refused before the first step."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+from diffexp.core.errors import ConfigError
+from diffexp.evaluation.judge import check_judge
 from diffexp.evaluation.pending import complete_rows
 from diffexp.evaluation.report import REPORT_FILE
 from diffexp.evaluation.results import Row
@@ -19,6 +22,8 @@ from diffexp.tasks.build import Config, Parts, build
 from diffexp.tasks.dashboard import show_finished
 from diffexp.tasks.evaluate import Plan, best, plan_evaluation, run_evaluation
 from diffexp.tasks.restore import Restored, read_checkpoint, warn_of_revision
+from diffexp.tasks.search import Plan as Sought
+from diffexp.tasks.search import find_schedules, plan_search, searched_already
 from diffexp.tasks.source import expected, open_folder
 from diffexp.tasks.teacher import with_teacher
 from diffexp.tasks.train import names_of, obtain, prepare
@@ -35,14 +40,18 @@ def main(config: Config) -> float | None:
     if not parts.trainable:
         ranks.leave()
         return evaluate.main(config) if ranks.world().main else None
-    plan = plan_evaluation(config, parts)
+    plan, sought = plan_evaluation(config, parts), plan_search(config, parts)
+    _require_search(plan, sought)
     config, parts = with_teacher(config, parts)
     start = prepare(config, parts)
-    check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)
+    if plan.arms or not plan.missing:
+        check(plan.arms, parts.meta_denoiser(), parts.dataset, plan.settings)
+    if sought is not None:
+        check_judge(sought.settings, plan.settings, parts.dataset)
     names = names_of(config, parts, start)
     if names is None:
-        return _evaluate_only(config, parts, plan, start)
-    rows = _done(config, parts, plan, names) if ranks.world().main else None
+        return _evaluate_only(config, parts, plan, start, sought)
+    rows = _done(config, parts, plan, names, sought) if ranks.world().main else None
     if ranks.world().share(rows is not None):
         return best(rows) if rows else None
     with StopRequest() as stop, Place(names, config) as place:
@@ -54,15 +63,40 @@ def main(config: Config) -> float | None:
             folder.refer(names.training, checkpoint)
         trained = read_checkpoint(config, names.training, checkpoint, MODEL)
         warn_of_revision(trained)
-        return run_evaluation(config, parts, plan, trained, folder.path, stop)
+        return _evaluate(config, parts, plan, trained, folder.path, stop, sought)
 
 
-def _done(config: Config, parts: Parts, plan: Plan, names: Names) -> list[Row] | None:
+def _require_search(plan: Plan, sought: Sought | None) -> None:
+    """Refuse arms that wait for schedules which nobody will search."""
+    if plan.missing and sought is None:
+        raise ConfigError(
+            f"evaluation.arms.{plan.missing[0]}: needs the schedules of a search, and there is none: choose "
+            "search=default, or name budgets and a grid of its own"
+        )
+
+
+def _evaluate(
+    config: Config, parts: Parts, plan: Plan, trained: Restored, folder: Path, stop: StopRequest, sought: Sought | None
+) -> float | None:
+    """Search for schedules, where that belongs to it, and evaluate into `folder`."""
+    if sought is not None:
+        schedules = find_schedules(config, parts, sought, trained, folder, stop)
+        plan = plan_evaluation(config, parts, None, schedules)
+    return run_evaluation(config, parts, plan, trained, folder, stop)
+
+
+def _done(config: Config, parts: Parts, plan: Plan, names: Names, sought: Sought | None) -> list[Row] | None:
     """The rows of this job, when an earlier command has done all of it; says where its report is."""
     home, checkpoint = names.home(), names.complete()
     if home is None or checkpoint is None or read_status(home).get("state") != "ok":
         return None
-    rows = complete_rows(home, plan.arms, plan.settings, parts.dataset, expected(config, parts, checkpoint))
+    named = expected(config, parts, checkpoint)
+    if sought is not None:
+        schedules = searched_already(config, parts, sought, named.checkpoint, home)
+        if schedules is None:
+            return None
+        plan = plan_evaluation(config, parts, None, schedules)
+    rows = complete_rows(home, plan.arms, plan.settings, parts.dataset, named)
     if rows is not None:
         note_folder(home)
         show_finished(config, checkpoint, home, rows)
@@ -70,11 +104,13 @@ def _done(config: Config, parts: Parts, plan: Plan, names: Names) -> list[Row] |
     return rows
 
 
-def _evaluate_only(config: Config, parts: Parts, plan: Plan, start: Restored) -> float | None:
+def _evaluate_only(
+    config: Config, parts: Parts, plan: Plan, start: Restored, sought: Sought | None
+) -> float | None:
     """Evaluate a checkpoint of another training, which has all the steps that were asked for."""
     ranks.leave()
     if not ranks.world().main:
         return None
     log.info("%s has all %d steps already", start.path, parts.training.max_steps)
     with open_folder(config, start) as folder, StopRequest() as stop:
-        return run_evaluation(config, parts, plan, start, folder.path, stop)
+        return _evaluate(config, parts, plan, start, folder.path, stop, sought)

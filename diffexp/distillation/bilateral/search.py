@@ -130,8 +130,11 @@ def search(
     shares: Shares | None = None,
     rounded: bool = False,
     on_assessed: Callable[[Assessment], None] | None = None,
+    modes: Sequence[Mode] = MODES,
+    cuts: Sequence[int] = (),
+    on_stage: Callable[[str, int], None] | None = None,
 ) -> Buckets:
-    """Assess the grid, then `attempts` starts around that of each bucket; two schedules for each start.
+    """Assess the grid, then `attempts` starts around that of each bucket; a schedule of each mode for each start.
 
     Args:
         grid: the starts, in order.
@@ -140,20 +143,29 @@ def search(
         shares: where the starts of the attempts come from; None: `keyed_shares(0)`.
         rounded: attempts begin from a bucket's start with two decimals, as the released code's.
         on_assessed: called with every assessment, in order.
+        modes: whose steps schedules are made with, in order.
+        cuts: numbers of steps; a longer schedule is assessed once more without its steps nearest to the data, as if
+            one of these had been its cap.
+        on_stage: called with (what follows, how many schedules are made in it) before the grid and before the attempts.
     """
     buckets, shares = Buckets(), shares or keyed_shares(0)
+    on_stage = on_stage or (lambda what, schedules: None)
 
     def assess(start: Start) -> None:
-        for mode in MODES:
-            betas = make(start, mode)
-            found = Assessment(start, mode, betas, tuple(judge(betas)))
-            buckets.enter(found)
-            if on_assessed is not None:
-                on_assessed(found)
+        for mode in modes:
+            made = make(start, mode)
+            for betas in (made, *(made[-n:] for n in cuts if n < len(made))):
+                found = Assessment(start, mode, betas, tuple(judge(betas)))
+                buckets.enter(found)
+                if on_assessed is not None:
+                    on_assessed(found)
 
+    on_stage("grid", len(grid) * len(modes))
     for start in grid:
         assess(start)
-    for steps in list(buckets.best):
+    filled = list(buckets.best)
+    on_stage("attempts", len(filled) * attempts * len(modes))
+    for steps in filled:
         centre = buckets.best[steps].noted(rounded)
         for attempt in range(attempts):
             assess(around(centre, shares(steps, attempt)))

@@ -1,7 +1,7 @@
 """Who chooses among schedules: metrics of the images that they give, on seeds and a reference that no report looks at.
 
-What is chosen by a number is better in that number than it is: the same noise and the same reference in the report would
-say so of every learned schedule. So the judge has seeds of its own, and the split that the report does not compare with.
+What is chosen by a number looks better in that number than it is, so the same noise and the same reference would flatter
+every learned schedule. The judge has seeds of its own, and the split that the report does not compare with.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_judge(search: SearchSettings, report: EvaluationSettings, dataset: Dat
             raise ConfigError(f"search.metrics: no metric '{name}' to judge by; {nearest(name, OFFERED)}")
     if report.extractor is None:
         raise ConfigError(
-            f"search.metrics: {', '.join(search.metrics)} needs features, and evaluation.extractor is null: choose e.g. "
+            f"search.metrics: {', '.join(search.metrics)} needs features, and evaluation.extractor is null: use e.g. "
             "evaluation=default"
         )
     check_shape(report.extractor, dataset.shape, dataset.name)

@@ -1,4 +1,7 @@
-"""task=run: train, search where the recipe has a search, evaluate at the recipe's budgets, report; what can be refused is refused before the first step."""
+"""task=run: train, search for schedules where that belongs to the recipe, evaluate at its budgets, report.
+
+What can be refused is refused before the first step.
+"""
 
 from __future__ import annotations
 
@@ -104,9 +107,7 @@ def _done(config: Config, parts: Parts, plan: Plan, names: Names, sought: Sought
     return rows
 
 
-def _evaluate_only(
-    config: Config, parts: Parts, plan: Plan, start: Restored, sought: Sought | None
-) -> float | None:
+def _evaluate_only(config: Config, parts: Parts, plan: Plan, start: Restored, sought: Sought | None) -> float | None:
     """Evaluate a checkpoint of another training, which has all the steps that were asked for."""
     ranks.leave()
     if not ranks.world().main:

@@ -1,19 +1,17 @@
 """task=search: from a trained schedule network to the best schedule of each number of steps, in a file of the run.
 
-    search.jsonl     every schedule that was made, with what the judge said: a stopped search asks nothing twice
-    schedules.json   the best of each number of steps, for `grid=file` and the arms with `nfe: searched`
+search.jsonl     every schedule that was made, with what the judge said: a stopped search asks nothing twice
+schedules.json   the best of each number of steps, for `grid=file` and the arms with `nfe: searched`
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffexp.core.errors import ConfigError
@@ -25,7 +23,6 @@ from diffexp.distillation.bilateral.scheduling import Mode, Start, noise_schedul
 from diffexp.distillation.bilateral.score import Score
 from diffexp.distillation.bilateral.search import Assessment, Buckets, keyed_shares, search, starts
 from diffexp.distillation.bilateral.settings import SearchSettings
-from diffexp.evaluation.generate import Conditioner
 from diffexp.evaluation.judge import Judge, check_judge, judges
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.settings import EvaluationSettings, build_settings
@@ -146,9 +143,7 @@ def find_schedules(
 class _Seeker:
     """One search: makes schedules, has them judged, and notes both with what they cost."""
 
-    def __init__(
-        self, config: Config, parts: Parts, plan: Plan, source: Source, path: Path, stop: StopRequest
-    ) -> None:
+    def __init__(self, config: Config, parts: Parts, plan: Plan, source: Source, path: Path, stop: StopRequest) -> None:
         settings, network = plan.settings, source.denoiser.network
         if not isinstance(network, Scheduled):
             raise ConfigError(f"search: the network of {source.provenance.checkpoint} has no schedule network")
@@ -267,9 +262,7 @@ def _kept(best: Assessment, metrics: list[str]) -> Schedule:
 
 def _values(found: Assessment, metrics: list[str]) -> dict[str, float]:
     """The scores with the signs of their metrics."""
-    return {
-        name: score if meaning(name).higher else -score for name, score in zip(metrics, found.scores, strict=True)
-    }
+    return {name: score if meaning(name).higher else -score for name, score in zip(metrics, found.scores, strict=True)}
 
 
 def _table(buckets: Buckets, metrics: list[str]) -> str:

@@ -133,17 +133,18 @@ def _common_ratio(network: ScheduleNetwork, x: Tensor) -> Tensor:
     return network.ratio(x).mean()[None].cpu()
 
 
-def sampler(betas: Tensor, mode: Mode = "ddpm") -> Sampler:
+def sampler(betas: Tensor, mode: Mode = "ddpm", clip: bool = False) -> Sampler:
     """The sampler of a found schedule, as many steps as it has betas; it never asks the schedule network.
 
     Args:
         betas: rising from the data, float64 (n,).
         mode: DDPM's or DDIM's steps.
+        clip: hold data estimates in [-1, 1]; the released code does not.
 
     Raises:
         ConfigError: for betas outside (0, 1).
     """
-    return Sampler(f"bddm_{mode}", Ancestral() if mode == "ddpm" else DDIM(), Betas(betas.tolist()))
+    return Sampler(f"bddm_{mode}", Ancestral() if mode == "ddpm" else DDIM(), Betas(betas.tolist()), clip)
 
 
 def draw(

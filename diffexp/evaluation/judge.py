@@ -1,7 +1,7 @@
 """Who chooses among schedules: metrics of the images that they give, on seeds and a reference that no report looks at.
 
-What is chosen by a number looks better in that number than it is, so the same noise and the same reference would flatter
-every learned schedule. The judge has seeds of its own, and the split that the report does not compare with.
+What is chosen by a number looks better in that number than it is, so the same noise and the same reference would
+flatter every learned schedule. The judge has seeds of its own, and the split that the report does not compare with.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from diffexp.distillation.bilateral.settings import DISTANCE, SearchSettings
 from diffexp.evaluation.features import check_shape
 from diffexp.evaluation.gauge import Gauge, gauges_of, measure
 from diffexp.evaluation.generate import Conditioner, generate
-from diffexp.evaluation.metric import meaning
+from diffexp.evaluation.metric import FRECHET, SET_METRICS, meaning
 from diffexp.evaluation.settings import EvaluationSettings
 from diffexp.prediction.denoiser import Denoiser
 
-OFFERED = (DISTANCE,)
-"""The metrics of sets of images that a search can choose by."""
+OFFERED = (DISTANCE, *SET_METRICS)
+"""The metrics that a search can choose by."""
 
 
 def check_judge(search: SearchSettings, report: EvaluationSettings, dataset: Dataset) -> None:
@@ -56,12 +56,18 @@ def check_judge(search: SearchSettings, report: EvaluationSettings, dataset: Dat
         )
     check_shape(report.extractor, dataset.shape, dataset.name)
     report.extractor.prepare()
+    judges(search, report, dataset)
 
 
 def judges(
     search: SearchSettings, report: EvaluationSettings, dataset: Dataset, device: torch.device | str = "cpu"
 ) -> list[Gauge]:
-    """What a judge measures, one for each of `search.metrics`; features and bytes are the report's."""
+    """What a judge measures, one for each of `search.metrics`; features and bytes are the report's.
+
+    Raises:
+        ConfigError: for a metric that these features or so few images do not allow.
+    """
+    names = [FRECHET if name == DISTANCE else name for name in search.metrics]
     settings = EvaluationSettings(
         n=search.n,
         seeds=search.seeds,
@@ -70,8 +76,10 @@ def judges(
         quantise=report.quantise,
         grid_images=0,
         reference=search.reference,
+        metrics=[name for name in names if name != FRECHET],
     )
-    return gauges_of(dataset, settings, device)
+    found = {gauge.metric: gauge for gauge in gauges_of(dataset, settings, device)}
+    return [found[name] for name in names]
 
 
 class Judge:

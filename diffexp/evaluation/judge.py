@@ -77,6 +77,7 @@ def judges(
         grid_images=0,
         reference=search.reference,
         metrics=[name for name in names if name != FRECHET],
+        references=report.references,
     )
     found = {gauge.metric: gauge for gauge in gauges_of(dataset, settings, device)}
     return [found[name] for name in names]

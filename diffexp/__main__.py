@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffexp
 from diffexp.core.errors import ConfigError, DiffexpError, PreemptedError, nearest
 from diffexp.launch import plugins
-from diffexp.launch.command import Command, normalise, parse, refuse_idle_sampler
+from diffexp.launch.command import Command, normalise, parse, presented, refuse_idle_sampler
 from diffexp.launch.layout import PRIMARY, Layout, presenting, read_layout
 from diffexp.launch.ranks import check_ranks, torchrun, wants_ranks
-from diffexp.launch.signals import bound_to_parent
 from diffexp.launch.text import one_line
 
 if TYPE_CHECKING:
     from diffexp.launch.compose import Job
+    from diffexp.launch.worker import Origin
 
 INTERRUPTED, PREEMPTED = 130, 143
 _NEED_RECIPE = ("run", "train", "check")  # always
@@ -193,32 +192,21 @@ def _hand_over(command: Command, layout: Layout, sweep: Path | None = None) -> i
     """Let Hydra run the validated jobs (or print what was asked for)."""
     import hydra
 
-    arguments, permitted, here = command.argv(), plugins.allowed(), os.getpid()
+    from diffexp.launch.worker import Origin
+
+    arguments, permitted = command.argv(), plugins.allowed()
+    origin = Origin.here(parallel=any("hydra/launcher=" in word for word in arguments))
     if sweep is not None:  # Hydra's sweeper writes its own configuration there; jobs get no folders from it
         arguments += [f'hydra.sweep.dir="{sweep.as_posix()}"', "hydra.sweep.subdir=."]
 
     def job(config: object) -> float | None:
         # a launcher's worker is another process: both go there with the function
         with plugins.permission(permitted), presenting(layout):
-            if sweep is None:
-                return _job(config)
-            with nullcontext() if here == os.getpid() else bound_to_parent():
-                return _hydras_member(config, sweep, here == os.getpid())
+            return _job(config) if sweep is None else _hydras_member(config, sweep, origin)
 
-    with _arguments(arguments):
+    with presented(arguments):
         hydra.main(version_base="1.3", config_path=str(layout.folder), config_name=PRIMARY)(job)()
     return 0
-
-
-@contextmanager
-def _arguments(arguments: list[str]) -> Iterator[None]:
-    """sys.argv as Hydra's parser is to see it."""
-    before = sys.argv
-    sys.argv = [before[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def _job(config: object) -> float | None:
@@ -244,21 +232,30 @@ def _one_by_one(jobs: Sequence[Job], folder: Path, layout: Layout, teachers: Map
         for number, job in enumerate(jobs):
             taught = job.config if number not in teachers else chain.taught(job, folder, number, teachers[number])
             if taught is not None:
-                _member(taught, folder, number, job.overrides, True)
+                _member(taught, folder, number, job.overrides)
 
 
-def _hydras_member(config: object, sweep: Path, here: bool) -> float | None:
-    """One job of Hydra's; `here` tells whether this is the command's own process or a launcher's worker."""
+def _hydras_member(config: object, sweep: Path, origin: Origin) -> float | None:
+    """One job of Hydra's, in the command's own process or in a launcher's worker."""
     from hydra.core.hydra_config import HydraConfig
 
     from diffexp.launch.compose import resolve
 
-    hydra = HydraConfig.get()
-    return _member(resolve(config), sweep, hydra.job.num, hydra.overrides.task, here)
+    hydra, resolved = HydraConfig.get(), resolve(config)
+    if origin.is_here():
+        return _member(resolved, sweep, hydra.job.num, hydra.overrides.task)
+    with origin.working(resolved, hydra.launcher, sweep) as environment:
+        return _member(resolved, sweep, hydra.job.num, hydra.overrides.task, environment)
 
 
-def _member(config: dict[str, Any], sweep: Path, number: int, overrides: Sequence[str], here: bool) -> float | None:
-    """One of several jobs.
+def _member(
+    config: dict[str, Any],
+    sweep: Path,
+    number: int,
+    overrides: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+) -> float | None:
+    """One of several jobs; in a process of its own with this environment, if there is one.
 
     How it ended stands in its file, where the command finds it: the first error does not end the others.
     """
@@ -266,10 +263,11 @@ def _member(config: dict[str, Any], sweep: Path, number: int, overrides: Sequenc
 
     try:
         with job_record(sweep, number, overrides) as words:
-            return _start(config)
+            return _start(config, environment)
     except DiffexpError as error:
         message = f"job {number} ({words}): {error}"
-        if here and isinstance(error, PreemptedError):  # the stop was meant for the command, not for one of its jobs
+        # in the command's own process a stop was meant for the command, not for one of its jobs
+        if environment is None and isinstance(error, PreemptedError):
             jobs = read_sweep(sweep)
             left = sum(job.state == "waiting" for job in jobs)
             _complain(f"{message}; jobs not started: {left} of {len(jobs)}")
@@ -278,16 +276,16 @@ def _member(config: dict[str, Any], sweep: Path, number: int, overrides: Sequenc
         return None
 
 
-def _start(config: dict[str, Any]) -> float | None:
+def _start(config: dict[str, Any], environment: Mapping[str, str] | None = None) -> float | None:
     """Run a job: here, in a process for each of its devices, or with the ranks that torchrun has started."""
     if torchrun():
         from diffexp.tasks.rank import lead
 
         return lead(config)
-    if wants_ranks(config):
+    if environment is not None or wants_ranks(config):
         from diffexp.launch.spawn import spawn
 
-        return spawn(config)
+        return spawn(config, environment)
     from diffexp.tasks import run_task
 
     return run_task(config)

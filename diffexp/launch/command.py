@@ -8,7 +8,9 @@ defaults list becomes a plain one, so that the list's own order (experiment, the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,17 @@ def parse(argv: Sequence[str]) -> Command:
         flags[name] = _flag_value(name, value, values)
     _refuse_conflicts(flags)
     return Command(flags, tuple(words))
+
+
+@contextmanager
+def presented(arguments: Sequence[str]) -> Iterator[None]:
+    """sys.argv as Hydra's parser is to see it, inside a `with` block."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _flag_value(name: str, value: str, values: tuple[str, ...] | None) -> str:

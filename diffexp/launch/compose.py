@@ -250,8 +250,9 @@ def _missing_choice(wanted: str, text: str, layout: Layout) -> str:
     """The refusal of a choice that its group does not have."""
     group, _, choice = wanted.rpartition("/")
     where = re.match(r"In '([^']+)'", text)
-    named = f" (named in {where[1]}.yaml)" if where and where[1] != PRIMARY else ""
-    return f"{group}={choice}: there is no such {group}{named}; {nearest(choice, layout.choices.get(group, ()))}"
+    named = f" (named in {where[1]}.yaml)" if where and where[1] not in (PRIMARY, "hydra/config") else ""
+    known = layout.choices.get(group) or sorted(file.stem for file in (layout.folder / group).glob("*.yaml"))
+    return f"{group}={choice}: there is no such {group}{named}; {nearest(choice, known)}"
 
 
 def _unknown_key(key: str, overrides: list[str], layout: Layout) -> str:

@@ -135,9 +135,10 @@ def is_held(path: Path) -> bool:
     return path.is_file() and is_alive(_content(path))
 
 
-def this_process() -> dict[str, Any]:
-    """What tells this process from any other: {"pid", "host", "start"}."""
-    return {"pid": os.getpid(), "host": socket.gethostname(), "start": next(iter(_stat(os.getpid())[19:20]), None)}
+def this_process(pid: int | None = None) -> dict[str, Any]:
+    """What tells this process, or another one of this machine, from any other: {"pid", "host", "start"}."""
+    pid = os.getpid() if pid is None else pid
+    return {"pid": pid, "host": socket.gethostname(), "start": next(iter(_stat(pid)[19:20]), None)}
 
 
 def is_alive(owner: Mapping[str, Any]) -> bool:

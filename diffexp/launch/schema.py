@@ -8,6 +8,7 @@ fit.
 from __future__ import annotations
 
 import ast
+import importlib.util
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,21 @@ def check_hydra(node: Mapping[str, Any]) -> None:
     for path, target in _leaves(parts, ""):
         if path.rpartition(".")[2] == "_target_":
             _check_prefix(target, path, _HYDRA_ALLOWED)
+            _check_installed(target, path)
+
+
+def _check_installed(target: str, path: str) -> None:
+    """Refuse a plugin of Hydra's that is not there; the folder that plugins share need not be there either."""
+    package = ".".join(target.split(".")[:2])
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        name = package.rpartition(".")[2].replace("_", "-")
+        extra = next((extra for extra in ("joblib", "submitit") if extra in name), "")
+        hint = f"pip install 'diffexp[{extra}]'" if extra else f"pip install {name}"
+        raise ConfigError(f"{path}={target}: needs the package {name}; {hint}")
 
 
 def _check_prefix(target: Any, path: str, allowed: Collection[str]) -> None:

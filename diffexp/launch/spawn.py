@@ -20,8 +20,9 @@ from typing import Any
 from diffexp.core.errors import DiffexpError, PreemptedError
 from diffexp.launch import plugins
 from diffexp.launch.handover import Ending, Handover
-from diffexp.launch.ranks import HANDOVER, STORE
+from diffexp.launch.ranks import HANDOVER, STORE, wants_ranks
 from diffexp.launch.signals import StopRequest
+from diffexp.launch.sweep import note_process
 
 _LOOK = 0.05  # seconds between two looks at the ranks
 _GRACE = 5.0  # seconds for the others to end by themselves when one has; then again after SIGTERM, before SIGKILL
@@ -31,6 +32,7 @@ _ADDRESS = "127.0.0.1"
 _START = f"""
 import json, os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a scheduler's, to all processes: the parent answers it
 with open(os.path.join(os.environ["{HANDOVER}"], "start.json"), encoding="utf-8") as handle:
     sys.path[:] = json.load(handle)["path"]
 from diffexp.tasks.rank import main
@@ -51,11 +53,13 @@ class RankError(DiffexpError):
         self.exit_code = exit_code
 
 
-def spawn(config: Mapping[str, Any]) -> float | None:
-    """Run a job on `trainer.devices` ranks of this machine and wait for it.
+def spawn(config: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> float | None:
+    """Run a job on ranks of this machine and wait for it.
 
     Args:
         config: the resolved and validated configuration.
+        environment: variables of the ranks beside this process's. Where they are given, a job that has no use for
+            `trainer.devices` ranks is one process, so that nothing else ends with it; otherwise there are so many.
 
     Returns:
         what the task returned in rank 0.
@@ -66,7 +70,7 @@ def spawn(config: Mapping[str, Any]) -> float | None:
         KeyboardInterrupt: a second signal came.
     """
     with tempfile.TemporaryDirectory(prefix="diffexp-ranks-") as folder, StopRequest() as stop:
-        ranks = _Ranks(Handover(Path(folder)), config)
+        ranks = _Ranks(Handover(Path(folder)), config, environment)
         try:
             ranks.wait(stop)
         except KeyboardInterrupt:
@@ -84,11 +88,13 @@ class _Ranks:
     Args:
         handover: an empty folder.
         config: the job.
+        environment: see `spawn`.
     """
 
-    def __init__(self, handover: Handover, config: Mapping[str, Any]) -> None:
+    def __init__(self, handover: Handover, config: Mapping[str, Any], environment: Mapping[str, str] | None) -> None:
         self._handover = handover
-        self._size = int(config["trainer"]["devices"])
+        self._environment = environment or {}
+        self._size = int(config["trainer"]["devices"]) if environment is None or wants_ranks(config) else 1
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ended_here: set[int] = set()  # ranks that this process has told to end
         reading, self._alive = os.pipe()  # the ranks see the end of it when this process is gone, however it went
@@ -97,6 +103,8 @@ class _Ranks:
             with socket.create_server((_ADDRESS, 0), backlog=self._size) as listener:
                 for rank in range(self._size):
                     self._processes.append(self._start(rank, listener, reading))
+            if self._size == 1:
+                note_process(self._processes[0].pid)
         except BaseException:
             self.close()
             raise
@@ -108,7 +116,7 @@ class _Ranks:
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self._size, "LOCAL_WORLD_SIZE": self._size}
         address = {"MASTER_ADDR": _ADDRESS, "MASTER_PORT": listener.getsockname()[1], STORE: listener.fileno()}
         added = {**places, **address, HANDOVER: self._handover.folder, **plugins.environment()}
-        environment = {**os.environ, **{key: str(value) for key, value in added.items()}}
+        environment = {**os.environ, **self._environment, **{key: str(value) for key, value in added.items()}}
         handles = (pipe, listener.fileno()) if rank == 0 else (pipe,)
         command = [sys.executable, "-c", _START]
         options = {"env": environment, "pass_fds": handles, "start_new_session": True, "stdin": subprocess.DEVNULL}
@@ -189,6 +197,8 @@ class _Ranks:
             name = signal.Signals(stop.received or -code).name
             return PreemptedError(f"stopped by {name} before the first step", 128 + (stop.received or -code))
         how = f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}, without a word"
+        if self._size == 1:
+            return RankError(f"its process {how}; the same command goes on from what is saved")
         words = self._handover.last_words(rank) if rank else ""
         last = f" (the last line of its log: {words})" if words else ""
         text = f"rank {rank} of {self._size} {how}{last}; the others were ended"

@@ -135,6 +135,13 @@ def note_folder(run: Path) -> None:
         _change(Path(file), folder=Path(os.path.relpath(run, Path(file).parent)).as_posix())
 
 
+def note_process(pid: int) -> None:
+    """Let the sweep know which process runs the job that this one only waits for; without effect outside of sweeps."""
+    file = _current.get() or os.environ.get(_FILE)
+    if file:
+        _change(Path(file), process=this_process(pid))
+
+
 def add_word(sweep: Path, number: int, word: str) -> None:
     """Complete the words that make a job by one that is known only now."""
     file = _file(sweep, number)

@@ -30,7 +30,8 @@ def main() -> int:
     with _Ended(handover) as ended:
         _introduce()
         config = handover.config()
-        ranks.join()
+        if not _alone():
+            ranks.join()
         with plugins.permission(plugins.inherited()):
             ended.result = run_task(config)
     if orphaned.is_set() and ranks.world().main:
@@ -97,7 +98,7 @@ def dismiss(code: int) -> None:
 
 
 def _alone() -> bool:
-    """Whether torchrun has started one rank only."""
+    """Whether one rank only has been started."""
     return int(os.environ["WORLD_SIZE"]) == 1
 
 

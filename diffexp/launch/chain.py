@@ -19,6 +19,7 @@ from diffexp.launch.command import concerns
 from diffexp.launch.find import find_run
 from diffexp.launch.fingerprint import MODEL, difference_of_models
 from diffexp.launch.folder import CONFIG, load_frozen
+from diffexp.launch.ranks import torchrun
 from diffexp.launch.sweep import add_word, read_sweep
 
 if TYPE_CHECKING:
@@ -43,16 +44,6 @@ def is_plan(config: Mapping[str, Any]) -> bool:
     node = config.get("distillation")
     staged = isinstance(node, Mapping) and "student_steps" in node and node["student_steps"] is None
     return staged and config.get("task") in _TASKS and config.get("ckpt") is None
-
-
-def refuse_plans(jobs: Sequence[Job]) -> None:
-    """Refuse plans where every process is one rank of one training: ConfigError."""
-    for job in jobs:
-        if is_plan(job.config):
-            raise ConfigError(
-                "distillation: a plan of several trainings, which torchrun cannot start one after the other: leave "
-                "torchrun out (trainer.devices starts the ranks), or add distillation.student_steps=... and teacher=..."
-            )
 
 
 def links(job: Job, layout: Layout) -> list[list[str]]:
@@ -94,8 +85,14 @@ def written_out(
         compose: makes jobs of overrides, and refuses what cannot be.
 
     Returns:
-        the jobs, and {number of a job: number of the one whose run is its teacher}; errors as for `links`.
+        the jobs, and {number of a job: number of the one whose run is its teacher}; errors as for `links`, and under
+        torchrun, whose processes are the ranks of one training.
     """
+    if torchrun() and any(is_plan(job.config) for job in jobs):
+        raise ConfigError(
+            "distillation: a plan of several trainings, which torchrun cannot start one after the other: leave "
+            "torchrun out (trainer.devices starts the ranks), or add distillation.student_steps=... and teacher=..."
+        )
     found: list[Job] = []
     teachers: dict[int, int] = {}
     for job in jobs:

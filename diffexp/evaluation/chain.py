@@ -12,52 +12,133 @@ from pathlib import Path
 from diffexp.evaluation.collect import Run, run_in
 from diffexp.evaluation.document import Block, Heading, Table
 from diffexp.evaluation.results import Row
+from diffexp.evaluation.selection import how, read_choices
 from diffexp.evaluation.table import Summary, best_of, spell_spread, summarise_controls, summarise_groups
 from diffexp.launch.find import newest
 from diffexp.launch.folder import CONFIG
 
-STAGE_PASSES, BASE_PASSES = 5, 3
-"""Forward passes that an image of a step costs, a backward pass counted as two: a stage asks its teacher twice."""
+STAGE_PASSES, CONVERSION_PASSES, BASE_PASSES = 5, 4, 3
+"""Forward passes that an image of a step costs, a backward pass counted as two: a stage asks its teacher twice, a
+conversion once."""
 
 _FLOORS = ("held_out", "real")
 _FEW = 4  # steps of the student whose distance from the first teacher is said in words
 
 
 def chains(runs: Sequence[Run]) -> list[Block]:
-    """One table for each chain among the runs; empty without any."""
+    """One table for each chain among the runs, and one for all of them where there are several; empty without any."""
     stages = {_checkpoint(run): run for run in runs if run.folder is not None}
     taught = {_teacher(run) for run in runs if _steps(run) is not None}
-    parts: list[Block] = []
+    found = []
     for run in runs:
         if _steps(run) is not None and run.rows and _checkpoint(run) not in taught:
             chain = _behind(run, stages)
             if len(chain) > 1:
-                parts += _section(chain)
-    return [Heading(2, "Distillation"), *parts] if parts else []
+                found.append(_Chain.of(chain))
+    together = side_by_side(found) if len(found) > 1 else []
+    parts = [block for chain in found for block in _section(chain)]
+    return [Heading(2, "Distillation"), *together, *parts] if parts else []
 
 
-def _section(chain: Sequence[Run]) -> list[Block]:
+def side_by_side(found: Sequence[_Chain]) -> list[Block]:
+    """The distances of all students, a line for each chain, beside what their teachers have without distillation."""
+    budgets = sorted({line.steps for chain in found for line in chain.lines}, reverse=True)
+    teachers = list(dict.fromkeys(chain.teacher for chain in found))
+    bases = {chain.teacher: chain for chain in found if chain.base is not None}
+    body = [[chain.name, *(_told(chain.student(n), chain.noise) for n in budgets)] for chain in found]
+    for place, teacher in enumerate(teachers, start=1):
+        if teacher in bases:
+            name = "undistilled teacher" + (f" {place}" if len(teachers) > 1 else "")
+            body.append([name, *(_told(bases[teacher].undistilled(n), bases[teacher].noise) for n in budgets)])
+    header = ["distance with", *(f"{n} step{'s' * (n > 1)}" for n in budgets)]
+    one = len(teachers) == 1
+    return [
+        Heading(3, "Students of one teacher" if one else "Chains side by side"),
+        Table(header, body, 1),
+        "Each student at its own number of steps, the same noise for all. "
+        + ("A chain that begins at the teacher's own number of steps converts its prediction first. " * _any(found))
+        + "*Worse than noise*: above what Gaussian noise scores.",
+    ]
+
+
+def _any(found: Sequence[_Chain]) -> bool:
+    """Whether a chain has a conversion."""
+    return any(_converts(line.run) for chain in found for line in chain.lines)
+
+
+def _told(arm: Summary | None, noise: Summary | None) -> str:
+    worse = arm is not None and noise is not None and noise.metric == arm.metric and arm.mean > noise.mean
+    return _spelled(arm) + (" *worse than noise*" if worse else "")
+
+
+def _section(chain: _Chain) -> list[Block]:
     """Title, table and notes of one chain, from its first training to its last."""
-    first, last = chain[0], chain[-1]
-    base = first if _steps(first) is None else None
-    start = 2 * (_steps(chain[1] if base else first) or 0)
-    lines = [_Line.of(run, base, start) for run in chain]
-    numbers = ", ".join(str(line.steps) for line in lines[1 if base else 0 :])
-    title = f"{last.config.get('recipe')}, prediction {(last.config.get('choices') or {}).get('prediction')}: {numbers}"
+    lines, base = chain.lines, chain.base
+    numbers = ", ".join(line.name for line in lines[1 if base else 0 :])
+    title = f"{chain.lines[-1].run.config.get('recipe')}, prediction {chain.name}: {numbers}"
+    choices = read_choices(base.folder) if base is not None and base.folder is not None else []
     header = [
         "steps", "updates", "passes per image, million", "training, s", "distance at these steps",
-        "undistilled, same sampler", "undistilled, best other", "from the first teacher, floor spreads",
+        "undistilled, same sampler", "undistilled, tuned" if choices else "undistilled, best other",
+        "from the first teacher, floor spreads",
     ]  # fmt: skip
     parts: list[Block] = [Heading(3, title), Table(header, [line.cells() for line in lines])]
-    return [*parts, *([_cost(lines)] if base else []), _distance(lines, start), _NOTE]
+    parts += [_cost(lines)] if base else []
+    return [*parts, _distance(lines, chain.start), f"{_NOTE} {how(choices) if choices else _UNTUNED}"]
 
 
 _NOTE = (
     "Passes are forward passes of one image, a backward one counted as two: 3 for an image of an ordinary step, 5 for "
-    "one of a stage. Seconds are those of the steps, as long as they took on the machine as it was. The other samplers "
-    "of the undistilled network are its listed arms; which is best is decided by these very distances, in its favour. "
-    "A spread is the standard deviation of the floor over the evaluation seeds."
+    "one of a stage, 4 for one of a conversion. Seconds are those of the steps, as long as they took on the machine as "
+    "it was. A spread is the standard deviation of the floor over the evaluation seeds."
 )
+_UNTUNED = (
+    "The other samplers of the undistilled network are its listed arms; which is best is decided by these very "
+    "distances, in its favour."
+)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """A chain of trainings.
+
+    Attributes:
+        lines: one for each.
+        base: the first training, where that is no student.
+        start: steps of the first teacher.
+        teacher: the checkpoint of the first teacher.
+        noise: what Gaussian noise scores.
+    """
+
+    lines: Sequence[_Line]
+    base: Run | None
+    start: int
+    teacher: Path | None
+    noise: Summary | None
+
+    @classmethod
+    def of(cls, chain: Sequence[Run]) -> _Chain:
+        base = chain[0] if _steps(chain[0]) is None else None
+        first = chain[1] if base is not None else chain[0]
+        start = (_steps(first) or 0) * (1 if _converts(first) else 2)
+        noise = next((each for each in summarise_controls(chain[-1].rows) if each.label == "noise"), None)
+        teacher = _checkpoint(base) if base is not None else _teacher(first)
+        return cls([_Line.of(run, base, start) for run in chain], base, start, teacher, noise)
+
+    @property
+    def name(self) -> str:
+        """The prediction of the students."""
+        return str((self.lines[-1].run.config.get("choices") or {}).get("prediction"))
+
+    def student(self, steps: int) -> Summary | None:
+        """The student of this many steps."""
+        return next((line.own for line in self.lines if line.run is not self.base and line.steps == steps), None)
+
+    def undistilled(self, steps: int) -> Summary | None:
+        """The first teacher with this many steps of the students' sampler."""
+        own = self.lines[-1].own
+        arms = _arms(self.base.rows) if self.base is not None else []
+        return next((arm for arm in arms if own and arm.nfe == steps and arm.sampler == own.sampler), None)
 
 
 @dataclass(frozen=True)
@@ -85,10 +166,11 @@ class _Line:
         others = _arms(base.rows) if base else []
         goal = next((arm for arm in others if own and arm.nfe == start and arm.sampler == own.sampler), None)
         same = next((arm for arm in others if own and steps and arm.nfe == at and arm.sampler == own.sampler), None)
-        found = [arm for arm in others if own and arm.nfe == at and arm.sampler != own.sampler]
+        found = _rivals(base, [arm for arm in others if own and arm.nfe == at and arm.sampler != own.sampler])
         controls = {floor.label: floor for floor in summarise_controls(run.rows) if own and floor.metric == own.metric}
         updates = int(training["max_steps"])
-        passes = updates * int(training["batch_size"]) * (STAGE_PASSES if steps else BASE_PASSES)
+        cost = BASE_PASSES if steps is None else CONVERSION_PASSES if _converts(run) else STAGE_PASSES
+        passes = updates * int(training["batch_size"]) * cost
         floor = next((controls[name] for name in _FLOORS if name in controls), None)
         return cls(run, at, updates, passes, _seconds(run), own, same, best_of(found), goal, floor)
 
@@ -100,12 +182,18 @@ class _Line:
         spread = statistics.stdev(self.floor.values)
         return (self.own.mean - self.goal.mean) / spread if spread > 0.0 else None
 
+    @property
+    def name(self) -> str:
+        """By its number of steps."""
+        if _steps(self.run) is None:
+            return f"teacher, {self.steps}"
+        return f"{self.steps} (conversion)" if _converts(self.run) else str(self.steps)
+
     def cells(self) -> list[str]:
         spell = [_spelled(self.own), _spelled(self.same), _spelled(self.other, named=True)]
         seconds = "–" if self.seconds is None else f"{self.seconds:.0f}"
         spreads = "–" if self.spreads is None or _steps(self.run) is None else f"{self.spreads:.1f}"
-        name = str(self.steps) if _steps(self.run) is not None else f"teacher, {self.steps}"
-        return [name, f"{self.updates:,}", f"{self.passes / 1e6:.3g}", seconds, *spell, spreads]
+        return [self.name, f"{self.updates:,}", f"{self.passes / 1e6:.3g}", seconds, *spell, spreads]
 
 
 def _spelled(arm: Summary | None, named: bool = False) -> str:
@@ -151,6 +239,19 @@ def _behind(run: Run, stages: dict[Path | None, Run]) -> list[Run]:
     if given is not None and (given.parent.parent / CONFIG).is_file():  # `teacher=` of the command
         chain.insert(0, run_in(given.parent.parent))
     return chain
+
+
+def _rivals(base: Run | None, arms: Sequence[Summary]) -> Sequence[Summary]:
+    """Other samplers of the undistilled network: what was tuned for the number of steps, where anything was tuned."""
+    choices = read_choices(base.folder) if base is not None and base.folder is not None else []
+    chosen = {(choice.chosen, choice.nfe) for choice in choices}
+    return [arm for arm in arms if (arm.sampler, arm.nfe) in chosen] if chosen else arms
+
+
+def _converts(run: Run) -> bool:
+    """Whether a student takes as many steps as its teacher."""
+    node = run.config.get("distillation") or {}
+    return node.get("teacher_steps") is not None and node.get("teacher_steps") == node.get("student_steps")
 
 
 def _steps(run: Run) -> int | None:

@@ -85,7 +85,7 @@ def telling(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[
     students of a chain go by their steps, not by their teachers.
     """
     if _STEPS in keys:
-        keys = [key for key in keys if key != "teacher"]
+        keys = [key for key in keys if key not in ("teacher", "training.max_steps", "optimizer.lr")]
     for name in ("experiment", "recipe", _STEPS):
         if name in keys and len({entry.get(name) for entry in settings}) == len(settings):
             return [name]

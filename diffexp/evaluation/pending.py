@@ -11,6 +11,7 @@ from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.record import picture_path
 from diffexp.evaluation.report import REPORT_FILE
 from diffexp.evaluation.results import CONTROL_PREFIX, RESULTS_FILE, Row, blank_row, read_rows
+from diffexp.evaluation.selection import settled
 from diffexp.evaluation.settings import Arm, EvaluationSettings, file_stems
 from diffexp.evaluation.sweep import protocols_of
 
@@ -30,7 +31,10 @@ def complete_rows(
     Returns:
         its rows (none without extractor and metrics), or None when a row, a picture or the report is missing.
     """
-    pictures = [picture_path(folder, stem) for stem in file_stems(list(arms))]
+    found = settled(arms, folder, settings, dataset, names.checkpoint)
+    if found is None:
+        return None
+    arms, pictures = found, [picture_path(folder, stem) for stem in file_stems(found)]
     if settings.again or not all(path.is_file() for path in (folder / REPORT_FILE, *pictures)):
         return None
     wanted = [row for protocol in protocols_of(dataset, settings) for row in _wanted(arms, settings, protocol, names)]

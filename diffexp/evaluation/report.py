@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
-from diffexp.evaluation import published, section
+from diffexp.evaluation import published, section, selection
 from diffexp.evaluation.chart import Chart, distance_chart
 from diffexp.evaluation.document import Block, Figure, Heading, Table
 from diffexp.evaluation.markdown import markdown
@@ -55,6 +55,7 @@ def write_report(folder: Path) -> Path:
         parts.append("No distance was measured: the evaluation had no feature extractor.")
     for protocol, group in zip(used, groups.values(), strict=True):
         parts += _measured(folder, protocol, group, used, origins)
+    parts += selection.section(folder)
     parts += [*section.samples(pictures), *published.published(config, used)]
     parts += [*section.provenance(origins, rows), *section.reproduce(config)]
     return write_pages(folder, parts)

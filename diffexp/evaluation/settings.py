@@ -14,6 +14,7 @@ from diffexp.evaluation.describe import describe_grid, describe_sampler, shorten
 from diffexp.evaluation.features import Extractor
 from diffexp.evaluation.metric import PAIRED_METRICS, SET_METRICS
 from diffexp.evaluation.statistics import Published
+from diffexp.evaluation.tuning import Candidates, sampler_of
 from diffexp.sampler.loop import Sampler
 
 Policy = Literal["exact", "below"]
@@ -124,6 +125,7 @@ class Arm:
 
     sampler: Sampler
     nfe: tuple[int | None, ...]
+    tune: Candidates | None = None  # what takes its place at each budget, see `selection`
 
     @property
     def name(self) -> str:
@@ -281,7 +283,8 @@ def _at_scale(nodes: Mapping[str, Any], scale: str, largest: int | None) -> dict
 
 
 def _arm(name: str, node: Mapping[str, Any], common: list[int] | None, make: Make) -> Arm:
-    sampler = make({key: value for key, value in node.items() if key != "nfe"}, f"evaluation.arms.{name}")
+    own = {key: value for key, value in node.items() if key != "nfe"}
+    sampler, tune = sampler_of(own, make, f"evaluation.arms.{name}")
     budgets = common if common is not None and sampler.budgeted else node.get("nfe")
     budgets = [budgets] if isinstance(budgets, int) else budgets
     if not sampler.budgeted and (not budgets or isinstance(budgets, Mapping)):
@@ -290,4 +293,4 @@ def _arm(name: str, node: Mapping[str, Any], common: list[int] | None, make: Mak
         raise ConfigError(f"evaluation.arms.{name}: no budgets; add e.g. evaluation.nfe=[10,20]")
     if budgets != [None] and min(budgets) < 1:
         raise ConfigError(f"evaluation.nfe={list(budgets)}: a budget is at least one evaluation")
-    return Arm(sampler, tuple(budgets))
+    return Arm(sampler, tuple(budgets), tune)

@@ -33,6 +33,8 @@ def check(arms: list[Arm], denoiser: Denoiser, dataset: Dataset, settings: Evalu
     for arm in arms:
         arm.sampler.check(denoiser.gives)
         arm.feasible(settings.nfe_policy)
+        if arm.tune is not None:
+            arm.tune.tuning.check(settings.seeds, settings.reference)
     if settings.extractor is not None:
         check_shape(settings.extractor, dataset.shape, dataset.name)
         settings.extractor.prepare()

@@ -103,7 +103,9 @@ def written_out(
 
 
 def _converts(node: Mapping[str, Any]) -> bool:
-    """Whether a plan begins with a conversion."""
+    """Whether a plan begins with a conversion; ConfigError for one without updates."""
+    if node.get("convert") is not None and node["convert"] < 1:
+        raise ConfigError(f"distillation.convert={node['convert']}: a stage is at least one update; null: none")
     return node.get("convert") is not None
 
 

@@ -218,6 +218,7 @@ def _check_node(node: Mapping[str, Any], path: str) -> None:
     signature = signature_of(definition)
     given = {str(key): value for key, value in node.items() if key not in _SPECIAL}
     if path.startswith("evaluation.arms.") and path.count(".") == 2:
+        given.pop("tune", None)  # a node of its own, which is checked as such
         budgets = fault_of(given.pop("nfe", []), _NFE, _HERE, f"{path}.nfe")
         if budgets is not None:
             raise ConfigError(str(budgets))

@@ -16,6 +16,7 @@ from diffexp.evaluation.pairs import check_pairs, pairing_of
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
+from diffexp.evaluation.selection import Bench, tuned
 from diffexp.evaluation.settings import Arm, EvaluationSettings, at_own_steps, build_settings
 from diffexp.evaluation.sweep import check, evaluate
 from diffexp.evaluation.table import best_of, summarise_arms
@@ -111,16 +112,22 @@ def run_evaluation(
 ) -> float | None:
     """Evaluate into `run` and return the best mean, see `best`."""
     source = make_source(config, parts, restored)
-    began = time.perf_counter()
+    began, conditioner = time.perf_counter(), conditioner_of(parts, plan.settings)
+
+    def on_batch(images: int) -> None:
+        stop.check("while evaluating; task=evaluate goes on with it")
+
+    names, settings = source.provenance, plan.settings
+    bench = Bench(source.denoiser, parts.dataset, settings, names.checkpoint, conditioner, source.device, on_batch)
     found = evaluate(
-        plan.arms,
+        tuned(plan.arms, run, bench),
         source.denoiser,
         parts.dataset,
-        plan.settings,
-        source.provenance,
-        conditioner_of(parts, plan.settings),
+        settings,
+        names,
+        conditioner,
         source.device,
-        on_batch=lambda images: stop.check("while evaluating; task=evaluate goes on with it"),
+        on_batch=on_batch,
         known=[] if plan.settings.again else read_rows(run / RESULTS_FILE),
         on_row=partial(save_row, run),
     )

@@ -147,7 +147,8 @@ def settled(
 def _gauge(tuning: Tuning, dataset: Dataset, settings: EvaluationSettings, device: torch.device | str) -> Gauge | None:
     """What an arm's candidates are measured by: the distance alone, from the tuning's own reference."""
     own = copy.copy(settings)
-    own.n, own.seeds, own.reference, own.metrics = tuning.n, tuning.seeds, tuning.reference, []
+    own.n, own.seeds, own.reference = tuning.n, tuning.seeds, tuning.reference
+    own.metrics, own.statistics = [], None  # published statistics are those of the results
     return next(iter(gauges_of(dataset, own, device)), None)
 
 

@@ -162,3 +162,20 @@ def test_a_plan_is_refused_under_torchrun(tmp_path: Path, command: Command, monk
     assert answer.err.startswith("diffexp: distillation: a plan of several trainings, which torchrun cannot start")
     assert len(answer.err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_chain_on_two_devices(swept: Path, tmp_path: Path, command: Command) -> None:
+    """Conversion and halving, each with ranks of its own: the weights are those of one process with the joint batch."""
+    words = [*CONVERTED, "task=train", "prediction=v", f"teacher={base_of(swept)}", "optimizer=sgd"]
+    found = {}
+    for devices in (1, 2):
+        runs = tmp_path / f"on{devices}"
+        answer = command(*words, f"runs={runs}", "trainer.accelerator=cpu", f"trainer.devices={devices}")
+        assert answer.code == 0, answer.err
+        found[devices] = students(runs)
+    assert [len(list(run.glob("rank1.log"))) for run in found[2].values()] == [1, 1]
+    for key, run in found[1].items():
+        one, two, first = weights(run), weights(found[2][key]), weights(students(swept)["eps", 4])
+        assert max(float((two[name] - value).abs().max()) for name, value in one.items()) < 1e-6, key
+        assert max(float((first[name] - value).abs().max()) for name, value in one.items()) > 1e-3

@@ -27,7 +27,7 @@ from diffexp.evaluation.gauge import Gauge, gauges_of, measure
 from diffexp.evaluation.generate import Conditioner, generate
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.protocol import Protocol
-from diffexp.evaluation.settings import Arm, EvaluationSettings
+from diffexp.evaluation.settings import Arm, EvaluationSettings, Policy
 from diffexp.evaluation.tuning import Tuning
 from diffexp.prediction.denoiser import Denoiser
 from diffexp.sampler.loop import Sampler
@@ -144,6 +144,20 @@ def settled(
     return found
 
 
+def recalled(arms: Sequence[Arm], folder: Path, policy: Policy) -> list[Arm]:
+    """The arms with what an evaluation in `folder` chose last; where it chose nothing, the recipe's values stay."""
+    choices, found = read_choices(folder), []
+    for arm in arms:
+        values: dict[int | None, float] = {}
+        for nfe in arm.feasible(policy) if arm.tune is not None else ():
+            made = [each for each in choices if (each.sampler, each.grid, each.nfe) == (arm.label, arm.grid, nfe)]
+            if made and made[-1].value in arm.tune.samplers:
+                values[nfe] = made[-1].value
+        left = tuple(nfe for nfe in arm.nfe if nfe not in values)
+        found += [*([replace(arm, nfe=left)] if left else []), *_fixed(arm, values)]
+    return found
+
+
 def _gauge(tuning: Tuning, dataset: Dataset, settings: EvaluationSettings, device: torch.device | str) -> Gauge | None:
     """What an arm's candidates are measured by: the distance alone, from the tuning's own reference."""
     own = copy.copy(settings)
@@ -180,9 +194,9 @@ def _choose(arm: Arm, nfe: int | None, blank: Choice, gauge: Gauge, bench: Bench
 
 def _fixed(arm: Arm, values: Mapping[int | None, float]) -> list[Arm]:
     """One arm for each value that was chosen, with the numbers of evaluations that it was chosen for."""
-    assert arm.tune is not None
     found = []
     for value in dict.fromkeys(values.values()):
+        assert arm.tune is not None
         found.append(Arm(arm.tune.samplers[value], tuple(nfe for nfe, own in values.items() if own == value)))
     return found
 

@@ -9,6 +9,7 @@ from diffexp.core.image import to_uint8
 from diffexp.dataset.split import conditions_of
 from diffexp.evaluation.grid import draw_grid
 from diffexp.evaluation.interpolation import Interpolation, strips
+from diffexp.evaluation.selection import recalled
 from diffexp.evaluation.settings import file_stems
 from diffexp.launch.signals import StopRequest
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
@@ -37,7 +38,7 @@ def main(config: Config) -> None:
         target.mkdir(exist_ok=True)
         source = make_source(config, parts, restored)
         conditions = NO_CONDITIONS if conditioner is None else conditioner(first, range(settings.images))
-        for stem, arm in file_stems(plan.arms).items():
+        for stem, arm in file_stems(recalled(plan.arms, folder.path, plan.settings.nfe_policy)).items():
             for nfe in arm.feasible(plan.settings.nfe_policy):
                 stop.check("while sampling")
                 made = strips(

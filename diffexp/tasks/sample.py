@@ -14,6 +14,7 @@ from torch import Tensor
 from diffexp.core.files import write_bytes_atomic
 from diffexp.evaluation.generate import generate
 from diffexp.evaluation.grid import draw_grid
+from diffexp.evaluation.selection import recalled
 from diffexp.evaluation.settings import EvaluationSettings, file_stems
 from diffexp.launch.signals import StopRequest
 from diffexp.sampler.loop import Sampler
@@ -42,7 +43,7 @@ def main(config: Config) -> None:
         target = folder.path / "samples"
         target.mkdir(exist_ok=True)
         draw = _generator(config, parts, plan.settings, restored, stop)
-        for stem, arm in file_stems(plan.arms).items():
+        for stem, arm in file_stems(recalled(plan.arms, folder.path, plan.settings.nfe_policy)).items():
             for nfe in arm.feasible(plan.settings.nfe_policy):
                 images = draw(arm.sampler, nfe)
                 cost = "counted" if nfe is None else nfe

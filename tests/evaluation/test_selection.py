@@ -12,7 +12,7 @@ import torch
 from diffexp.core.errors import ConfigError, DiffexpError
 from diffexp.evaluation.frechet import frechet_distance
 from diffexp.evaluation.generate import generate
-from diffexp.evaluation.selection import FILE, Bench, read_choices, section, settled, tuned
+from diffexp.evaluation.selection import FILE, Bench, read_choices, recalled, section, settled, tuned
 from diffexp.evaluation.settings import build_arms
 from diffexp.evaluation.sweep import check, evaluate
 from diffexp.evaluation.tuning import Tuning
@@ -86,6 +86,19 @@ def test_a_choice_is_made_once(bench, denoiser, settings, dataset, provenance, t
     tuned([arm_of()], tmp_path, replace(bench, settings=fresh))
     assert denoiser.evaluations == 2 * before
     assert len(read_choices(tmp_path)) == 2  # replaced
+
+
+def test_images_are_sampled_with_what_was_chosen(bench, tmp_path):
+    """As far as an evaluation in that folder has chosen; else with the recipe's value."""
+    plain = recalled([arm_of()], tmp_path, "exact")
+    assert [(arm.sampler.stepper.interpolation, arm.nfe) for arm in plain] == [(0.25, (2, 6))]
+    arms = tuned([arm_of()], tmp_path, bench)
+    found = recalled([arm_of()], tmp_path, "exact")
+    assert [(arm.label, arm.nfe) for arm in found] == [(arm.label, arm.nfe) for arm in arms]
+    more = replace(arm_of(), nfe=(2, 6, 9))
+    assert [arm.nfe for arm in recalled([more], tmp_path, "exact") if arm.sampler.stepper.interpolation == 0.25] == [
+        (9,)
+    ]
 
 
 def test_results_say_what_was_chosen(bench, denoiser, dataset, settings, provenance, tmp_path):

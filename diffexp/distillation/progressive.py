@@ -80,7 +80,8 @@ class Progressive(Distillation):
         self.converts = teacher_steps is not None and teacher_steps == student_steps
         self.initialise = initialise and not self.converts
         self.teacher_ema = teacher_ema
-        self.teacher_prediction = None if self.converts else "prediction"
+        begins = student_steps is None and convert is not None
+        self.teacher_prediction = None if self.converts or begins else "prediction"
 
     @property
     def plan(self) -> bool:

@@ -149,6 +149,8 @@ def test_what_a_conversion_says_of_itself():
     assert method(student_steps=8, teacher_steps=16).converts is False
     plan = Progressive(GRID, 8, convert=5)
     assert plan.plan
+    assert plan.teacher_prediction is None
+    assert Progressive(GRID, 8).teacher_prediction == "prediction"
     assert plan.told() == "progressive, a conversion at 8 steps, then stages of 4, 2, 1 steps"
     conversion.check(Eps(time="angle"), PROCESS, OBJECTIVE)
     conversion.check_teacher({"distillation": None}, "somewhere")

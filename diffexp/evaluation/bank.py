@@ -16,14 +16,17 @@ class FeatureBank(Metric):
     """Features in the order of their images' indices, whatever order, batches and processes they came in.
 
     Memory grows with the number of images: 400 MB for 50,000 of 2048 float32 features.
+
+    Args:
+        together: see `FrechetMoments`; every rank gets all features.
     """
 
     full_state_update = False
     higher_is_better = None
     is_differentiable = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, together: bool = False) -> None:
+        super().__init__(sync_on_compute=together)
         self.add_state("features", [], dist_reduce_fx="cat")
         self.add_state("indices", [], dist_reduce_fx="cat")
 

@@ -35,14 +35,15 @@ class FrechetMoments(Metric):
         dim: number of features d.
         shift: (d,) a fixed vector near the mean, subtracted before the sums are formed so that a large mean does not
             cancel the digits of a small covariance. It must be the same in all shards. None: zeros.
+        together: of several ranks each has a part, and `compute` adds them up: all of them have to call it.
     """
 
     full_state_update = False
     higher_is_better = None
     is_differentiable = False
 
-    def __init__(self, dim: int, shift: Tensor | None = None) -> None:
-        super().__init__()
+    def __init__(self, dim: int, shift: Tensor | None = None, together: bool = False) -> None:
+        super().__init__(sync_on_compute=together)
         reference = torch.zeros(dim) if shift is None else shift.detach()
         self.register_buffer("shift", reference.to("cpu", torch.float64).clone(), persistent=False)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

@@ -20,7 +20,7 @@ from diffexp.evaluation.reference import Reference, reference_of
 from diffexp.evaluation.score import SCORES, Score
 from diffexp.evaluation.settings import EvaluationSettings
 from diffexp.evaluation.statement import check_sets, score_protocol, set_protocol
-from diffexp.launch.ranks import ALONE, World, world
+from diffexp.launch.ranks import ALONE, World, lost_peers
 
 if TYPE_CHECKING:
     from diffexp.evaluation.meter import Meter
@@ -44,8 +44,8 @@ class Tally(Interface):
 class Source(Interface):
     """What numbers come from: all that share one are measured in one pass over an extractor's features."""
 
-    def begin(self, metrics: Sequence[str]) -> Tally:
-        """A new measurement of these metrics; the first one may read a whole reference."""
+    def begin(self, metrics: Sequence[str], here: World) -> Tally:
+        """A new measurement of these metrics by one rank of several; the first one may read a whole reference."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def measure(gauges: Sequence[Gauge], batches: Batches, n: int, here: World = ALO
     wanted: dict[Source, list[str]] = {}
     for gauge in gauges:
         wanted.setdefault(gauge.source, []).append(gauge.metric)
-    tallies = {source: source.begin(metrics) for source, metrics in wanted.items()}
+    tallies = {source: source.begin(metrics, here) for source, metrics in wanted.items()}
     for images, indices in batches:
         for tally in tallies.values():
             tally.add(images, indices)
@@ -106,7 +106,9 @@ def measure(gauges: Sequence[Gauge], batches: Batches, n: int, here: World = ALO
         count = round(sum(here.gather(tally.count)))
         if count != n:
             raise SamplingError(f"the measurement was to be over {n} images, {count} came")
-    return here.share([tallies[gauge.source].value(gauge.metric) for gauge in gauges])
+    with lost_peers():  # the metrics' own collectives
+        values = [tallies[gauge.source].value(gauge.metric) for gauge in gauges]
+    return here.share(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +128,8 @@ class _SetSource:
         settings = self.settings
         return Meter.of(self.reference, settings.extractor, settings.batch_size, self.device, self.metrics, settings.n)
 
-    def begin(self, metrics: Sequence[str]) -> Tally:
-        return self._meter.begin(metrics)
+    def begin(self, metrics: Sequence[str], here: World) -> Tally:
+        return self._meter.begin(metrics, here.size > 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +140,13 @@ class _PairSource:
     pairing: Pairing
     device: torch.device
 
-    def begin(self, metrics: Sequence[str]) -> Tally:
-        return _Mean(self.score.on(self.device), self.pairing)
+    def begin(self, metrics: Sequence[str], here: World) -> Tally:
+        return _Mean(self.score.on(self.device), self.pairing, here)
 
 
 class _Mean:
-    def __init__(self, score: Score, pairing: Pairing) -> None:
-        self._score, self._pairing = score, pairing
+    def __init__(self, score: Score, pairing: Pairing, here: World) -> None:
+        self._score, self._pairing, self._here = score, pairing, here
         self._total, self.count = 0.0, 0
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
@@ -153,5 +155,4 @@ class _Mean:
         self.count += len(images)
 
     def value(self, metric: str) -> float:
-        here = world()
-        return sum(here.gather(self._total)) / sum(here.gather(self.count))
+        return sum(self._here.gather(self._total)) / sum(self._here.gather(self.count))

@@ -24,10 +24,11 @@ from diffexp.evaluation.controls import check_floor
 from diffexp.evaluation.features import check_shape
 from diffexp.evaluation.gauge import Batches, gauges_of
 from diffexp.evaluation.pairs import HELD_OUT, pairing_of
-from diffexp.evaluation.passes import Evaluation, Run, add_control, add_set, shard
+from diffexp.evaluation.passes import Evaluation, Run, add_control, add_set, check_parts, shard
 from diffexp.evaluation.protocol import Provenance
 from diffexp.evaluation.results import GIVEN, Row
 from diffexp.evaluation.settings import EvaluationSettings
+from diffexp.launch.ranks import ALONE, World
 
 log = logging.getLogger("diffexp")
 
@@ -113,6 +114,7 @@ def evaluate_given(
     on_batch: Callable[[int], None] | None = None,
     known: Iterable[Row] = (),
     on_row: Callable[[Evaluation, Row], None] | None = None,
+    here: World = ALONE,
 ) -> Evaluation:
     """Score given images, and the controls; arguments and errors as for `sweep.evaluate`.
 
@@ -120,11 +122,12 @@ def evaluate_given(
     images in this order.
     """
     check_given(given, dataset, settings)
+    check_parts(settings.n, here)
     gauges, rows = gauges_of(dataset, settings, device), {row.key: row for row in known}
     found = Evaluation(provenance, [gauge.protocol for gauge in gauges])
     run = Run(
         found, None, dataset, settings, gauges, pairing_of(dataset, settings), None, torch.device(device), on_batch,
-        rows, on_row,
+        rows, on_row, here,
     )  # fmt: skip
     for name in settings.controls:
         add_control(name, run)

@@ -41,14 +41,15 @@ class ScoreSums(Metric):
     Args:
         num_classes: C.
         assignment: (n,) which split each image is in.
+        together: see `FrechetMoments`.
     """
 
     full_state_update = False
     higher_is_better = True
     is_differentiable = False
 
-    def __init__(self, num_classes: int, assignment: Tensor) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, assignment: Tensor, together: bool = False) -> None:
+        super().__init__(sync_on_compute=together)
         self.register_buffer("assignment", assignment.cpu(), persistent=False)
         splits = int(assignment.max()) + 1
         self.add_state("total", torch.zeros(splits, dtype=torch.float64), dist_reduce_fx="sum")

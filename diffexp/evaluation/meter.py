@@ -90,9 +90,13 @@ class Meter:
             return cls(extractor.to(device), tuple(metrics), n, reference.moments, device)
         return cls.on(reference.images, extractor, batch_size, device, metrics, n, reference.store)
 
-    def begin(self, metrics: Sequence[str] | None = None) -> MeterTally:
-        """A new set of images, of which these metrics are wanted; None: all."""
-        return MeterTally(self, self.metrics if metrics is None else metrics)
+    def begin(self, metrics: Sequence[str] | None = None, together: bool = False) -> MeterTally:
+        """A new set of images, of which these metrics are wanted; None: all.
+
+        Args:
+            together: every rank takes in a part of the set, and all of them ask for the same values in one order.
+        """
+        return MeterTally(self, self.metrics if metrics is None else metrics, together)
 
     @cached_property
     def plan(self) -> tuple[int, int]:
@@ -113,14 +117,16 @@ class Meter:
 class MeterTally:
     """One set of images, measured batch by batch: sums, and features only for metrics that compare single images."""
 
-    def __init__(self, meter: Meter, metrics: Sequence[str]) -> None:
+    def __init__(self, meter: Meter, metrics: Sequence[str], together: bool = False) -> None:
         self._meter, self.count = meter, 0
         extractor, device = meter.extractor, meter.device
-        self._moments = FrechetMoments(extractor.dim, meter.reference.mean).to(device) if FRECHET in metrics else None
-        self._bank = FeatureBank().to(device) if _keeps(metrics) else None
+        self._moments = None
+        if FRECHET in metrics:
+            self._moments = FrechetMoments(extractor.dim, meter.reference.mean, together).to(device)
+        self._bank = FeatureBank(together).to(device) if _keeps(metrics) else None
         self._scores = None
         if _SCORE in metrics:
-            self._scores = ScoreSums(num_classes_of(extractor), published_splits(meter.n)).to(device)
+            self._scores = ScoreSums(num_classes_of(extractor), published_splits(meter.n), together).to(device)
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
         """Take in uint8 images (B, C, H, W) and their places in the set."""

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import ConfigError
 from diffexp.dataset.split import Dataset
 from diffexp.evaluation.controls import control_batches, tells
 from diffexp.evaluation.gauge import Batches, Gauge, measure
@@ -22,7 +23,7 @@ from diffexp.evaluation.pairs import HELD_OUT, Pairing
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import CONTROL_PREFIX, Row, blank_row
 from diffexp.evaluation.settings import Arm, EvaluationSettings
-from diffexp.launch.ranks import World, world
+from diffexp.launch.ranks import ALONE, World
 from diffexp.prediction.denoiser import Denoiser
 
 log = logging.getLogger("diffexp")
@@ -107,6 +108,12 @@ def shard(n: int, here: World) -> range:
     return range(n * here.rank // here.size, n * (here.rank + 1) // here.size)
 
 
+def check_parts(n: int, here: World) -> None:
+    """Refuse an evaluation of fewer images than ranks: ConfigError."""
+    if n < here.size:
+        raise ConfigError(f"evaluation.n={n}: {here.size} ranks cannot share so few images: set trainer.devices={n}")
+
+
 @dataclass
 class Run:
     """What all passes of one evaluation share.
@@ -129,7 +136,7 @@ class Run:
     on_batch: Callable[[int], None] | None
     known: Mapping[tuple[object, ...], Row]
     on_row: Callable[[Evaluation, Row], None] | None
-    here: World = field(default_factory=world)
+    here: World = ALONE
     warm: bool = False
 
     def measure(

@@ -14,10 +14,11 @@ from diffexp.evaluation.features import check_shape
 from diffexp.evaluation.gauge import gauges_of
 from diffexp.evaluation.generate import Conditioner
 from diffexp.evaluation.pairs import HELD_OUT, pairing_of
-from diffexp.evaluation.passes import Evaluation, Pictures, Run, add_arm, add_control
+from diffexp.evaluation.passes import Evaluation, Pictures, Run, add_arm, add_control, check_parts
 from diffexp.evaluation.protocol import Protocol, Provenance
 from diffexp.evaluation.results import Row
 from diffexp.evaluation.settings import Arm, EvaluationSettings, file_stems
+from diffexp.launch.ranks import ALONE, World
 from diffexp.prediction.denoiser import Denoiser
 
 
@@ -59,6 +60,7 @@ def evaluate(
     on_batch: Callable[[int], None] | None = None,
     known: Iterable[Row] = (),
     on_row: Callable[[Evaluation, Row], None] | None = None,
+    here: World = ALONE,
 ) -> Evaluation:
     """Evaluate all arms at all budgets and seeds, and the controls; one pass over the images of each, nothing written.
 
@@ -72,18 +74,21 @@ def evaluate(
         on_batch: called with the number of images after each batch (progress, signals).
         known: rows of earlier evaluations, of whatever arms and protocols.
         on_row: called with the evaluation so far and its newest row, to save it.
+        here: this process among the ranks that evaluate together: all of them call this with the same arguments, each
+            makes and measures its part of every set, and all find the same numbers. Pictures are found by rank 0.
 
     Raises:
-        ConfigError: from `check`.
+        ConfigError: from `check`, or there are more ranks than images.
         SamplingError: when a sampler used another number of evaluations than it declared, or gave images that are not
             finite.
     """
     check(arms, denoiser, dataset, settings)
+    check_parts(settings.n, here)
     pairing, gauges = pairing_of(dataset, settings), gauges_of(dataset, settings, device)
     found, rows = Evaluation(provenance, [gauge.protocol for gauge in gauges]), {row.key: row for row in known}
     run = Run(
         found, denoiser, dataset, settings, gauges, pairing, conditioner or pairing, torch.device(device), on_batch,
-        rows, on_row,
+        rows, on_row, here,
     )  # fmt: skip
     for name in settings.controls:
         add_control(name, run)

@@ -19,8 +19,8 @@ from diffexp.launch.text import one_line
 
 T = TypeVar("T")
 
-RANKED_TASKS = ("run", "train")
-"""The tasks that train: others are one process whatever trainer.devices says."""
+RANKED_TASKS = ("run", "train", "evaluate")
+"""The tasks of several ranks: others are one process whatever trainer.devices says."""
 HANDOVER = "DIFFEXP_RANKS"
 """Environment: the folder through which a parent and its spawned ranks talk."""
 STORE = "DIFFEXP_STORE"
@@ -145,7 +145,7 @@ def torchrun() -> bool:
 
 
 def wants_ranks(config: Mapping[str, Any]) -> bool:
-    """Whether a job trains on more than one device."""
+    """Whether a job trains or evaluates on more than one device."""
     return config.get("task") in RANKED_TASKS and _entry(config, "trainer", "devices") > 1
 
 
@@ -158,7 +158,7 @@ def check_ranks(config: Mapping[str, Any], multirun: bool) -> None:
     if torchrun():
         _check_torchrun(config, multirun)
     devices, batch = _entry(config, "trainer", "devices"), _entry(config, "training", "batch_size")
-    if not wants_ranks(config) or batch % devices == 0:
+    if not wants_ranks(config) or config.get("task") == "evaluate" or batch % devices == 0:
         return
     batches = [size for size in (batch // devices * devices, (batch // devices + 1) * devices) if size > 0]
     counts = [next(n for n in range(devices, 0, -1) if batch % n == 0)]

@@ -73,8 +73,19 @@ class Sampler:
         self.clip = clip
         self.guidance = guidance
         self.mask = mask
+        self._forget()
+
+    def _forget(self) -> None:
         self._plans: weakref.WeakKeyDictionary[Process, dict[Key, Any]] = weakref.WeakKeyDictionary()
         self._bound: weakref.WeakKeyDictionary[Denoiser, dict[Key, Bound]] = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was planned: it belongs to a process and a denoiser of this very program."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_plans", "_bound")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
     def evaluations(self, n: int) -> int:
         """Network evaluations of n >= 1 steps, for each image."""

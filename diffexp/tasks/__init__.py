@@ -27,8 +27,8 @@ def run_task(config: Mapping[str, Any]) -> float | None:
 
     console.prepare()
     devices = config.get("trainer", {}).get("devices", 1)
-    if devices > 1 and config["task"] in ("search", "evaluate", "sample", "interpolate"):
-        log.info("task=%s is one process: trainer.devices=%d is for training", config["task"], devices)
+    if devices > 1 and config["task"] in ("search", "sample", "interpolate"):
+        log.info("task=%s is one process: trainer.devices=%d has no effect", config["task"], devices)
     given.check_task(config)
     tasks = {
         "run": run.main,

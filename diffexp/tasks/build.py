@@ -279,4 +279,8 @@ def torch_device(device: Device) -> torch.device:
             f"trainer.devices={device.devices}: torch sees {there} GPU{'s' * (there > 1)} for {wanted} ranks on this "
             f"machine; set trainer.devices={device.devices // wanted * there}, or trainer.accelerator=cpu"
         )
-    return torch.device("cuda")
+    if world().local_size == 1:
+        return torch.device("cuda")
+    here = torch.device("cuda", world().local_rank)
+    torch.cuda.set_device(here)  # collectives ask for it
+    return here

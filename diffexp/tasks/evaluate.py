@@ -11,8 +11,7 @@ from pathlib import Path
 
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.dataset.split import conditions_of
-from diffexp.evaluation.generate import Conditioner, class_labels
-from diffexp.evaluation.pairs import check_pairs, pairing_of
+from diffexp.evaluation.pairs import check_pairs
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
@@ -20,13 +19,16 @@ from diffexp.evaluation.selection import Bench, tuned
 from diffexp.evaluation.settings import Arm, EvaluationSettings, at_own_steps, build_settings
 from diffexp.evaluation.sweep import check, evaluate
 from diffexp.evaluation.table import best_of, summarise_arms
+from diffexp.launch import ranks
 from diffexp.launch.signals import StopRequest
 from diffexp.launch.sweep import sweep_name
 from diffexp.tasks import console
 from diffexp.tasks.arms import arms_of, schedules_of
 from diffexp.tasks.build import Config, Parts, build, check_device, make_logger, make_node
+from diffexp.tasks.conditions import conditioner_of
 from diffexp.tasks.restore import Restored, student_steps
 from diffexp.tasks.source import make_source, open_checkpoint_or_oracle, open_folder
+from diffexp.tasks.together import PREEMPTED, assist, heeding, lead
 from diffexp.training.mirror import Work
 
 log = logging.getLogger("diffexp")
@@ -49,6 +51,8 @@ class Plan:
 def main(config: Config) -> float | None:
     """Evaluate `ckpt=`, or the oracle that stands in the place of a network, and write the report."""
     parts = build(config)
+    if not ranks.world().main:
+        return assist(config, parts)
     make_logger(config).check()
     restored = open_checkpoint_or_oracle(config, parts)
     plan = plan_evaluation(config, parts, restored)
@@ -99,38 +103,36 @@ def _check_profile(name: str | None, profiles: Iterable[str]) -> None:
         raise ConfigError(f"evaluation.ema={name}: there is no such average; {nearest(name, choices)}")
 
 
-def conditioner_of(parts: Parts, settings: EvaluationSettings) -> Conditioner | None:
-    """What the pairs give, where the data are pairs; else uniform labels for class-conditional networks, or nothing."""
-    pairing = pairing_of(parts.dataset, settings)
-    if pairing is not None:
-        return pairing
-    return class_labels(parts.data.num_classes) if parts.data.num_classes else None
-
-
 def run_evaluation(
     config: Config, parts: Parts, plan: Plan, restored: Restored | None, run: Path, stop: StopRequest
 ) -> float | None:
-    """Evaluate into `run` and return the best mean, see `best`."""
+    """Evaluate into `run` and return the best mean, see `best`; on rank 0, the others `assist`."""
     source = make_source(config, parts, restored)
     began, conditioner = time.perf_counter(), conditioner_of(parts, plan.settings)
 
     def on_batch(images: int) -> None:
-        stop.check("while evaluating; task=evaluate goes on with it")
+        stop.check(PREEMPTED)
 
     names, settings = source.provenance, plan.settings
     bench = Bench(source.denoiser, parts.dataset, settings, names.checkpoint, conditioner, source.device, on_batch)
-    found = evaluate(
-        tuned(plan.arms, run, bench),
-        source.denoiser,
-        parts.dataset,
-        settings,
-        names,
-        conditioner,
-        source.device,
-        on_batch=on_batch,
-        known=[] if plan.settings.again else read_rows(run / RESULTS_FILE),
-        on_row=partial(save_row, run),
-    )
+    arms = tuned(plan.arms, run, bench)
+    known = [] if settings.again else read_rows(run / RESULTS_FILE)
+    lead(arms, restored, run, known)
+    with heeding():
+        found = evaluate(
+            arms,
+            source.denoiser,
+            parts.dataset,
+            settings,
+            names,
+            conditioner,
+            source.device,
+            on_batch=on_batch,
+            known=known,
+            on_row=partial(save_row, run),
+            here=ranks.world(),
+        )
+    ranks.leave()
     pictures = save_evaluation(run, found)
     step = 0 if restored is None else restored.step
     with make_logger(config).open(Work(run, "eval", config, step, sweep_name())) as mirror:

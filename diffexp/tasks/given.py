@@ -21,6 +21,7 @@ from diffexp.evaluation.results import GIVEN, RESULTS_FILE, read_rows
 from diffexp.evaluation.settings import EvaluationSettings, build_settings
 from diffexp.evaluation.sweep import spread
 from diffexp.evaluation.table import summarise_controls
+from diffexp.launch import ranks
 from diffexp.launch.fingerprint import job_hash
 from diffexp.launch.folder import RunFolder
 from diffexp.launch.place import recipe_folder
@@ -29,6 +30,7 @@ from diffexp.launch.sweep import note_folder, sweep_name
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, make, make_logger, make_node, torch_device
 from diffexp.tasks.source import origin, statistics_of
+from diffexp.tasks.together import heeding
 from diffexp.training.mirror import Work
 
 log = logging.getLogger("diffexp")
@@ -61,8 +63,11 @@ def main(config: Config) -> float | None:
     if settings.statistics is None or settings.controls:
         dataset.prepare()
     check_given(given, dataset, settings)
-    with _folder(config, given) as folder, StopRequest() as stop:
-        return _score(config, given, dataset, settings, device, folder.path, stop)
+    with StopRequest() as stop:
+        if not ranks.world().main:
+            return _score(config, given, dataset, settings, device, None, stop)
+        with _folder(config, given) as folder:
+            return _score(config, given, dataset, settings, device, folder.path, stop)
 
 
 def _folder(config: Config, given: Given) -> RunFolder:
@@ -82,21 +87,29 @@ def _score(
     dataset: Dataset,
     settings: EvaluationSettings,
     device: torch.device,
-    run: Path,
+    run: Path | None,
     stop: StopRequest,
 ) -> float | None:
+    """Every rank measures its part; rank 0, which has a folder, writes."""
+    world = ranks.world()
+    known = world.share([] if settings.again or not world.main else read_rows(run / RESULTS_FILE))
     began, used = time.perf_counter(), len(given.sets(settings)) * settings.n
     log.info("%s: %d images, %d of them are scored, as sets of %d", given.name, len(given.images), used, settings.n)
-    found = evaluate_given(
-        given,
-        dataset,
-        settings,
-        provenance(config, given, device),
-        device,
-        on_batch=lambda images: stop.check("while evaluating; the same command goes on with it"),
-        known=[] if settings.again else read_rows(run / RESULTS_FILE),
-        on_row=partial(save_row, run),
-    )
+    with heeding():
+        found = evaluate_given(
+            given,
+            dataset,
+            settings,
+            provenance(config, given, device),
+            device,
+            on_batch=lambda images: stop.check("while evaluating; the same command goes on with it"),
+            known=known,
+            on_row=partial(save_row, run) if world.main else None,
+            here=world,
+        )
+    ranks.leave()
+    if not world.main:
+        return None
     save_evaluation(run, found)
     pictures = [_draw(given, dataset, settings, run)] if settings.grid_images else []
     rows = [*found.kept, *found.rows]

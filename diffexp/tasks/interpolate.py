@@ -15,7 +15,8 @@ from diffexp.launch.signals import StopRequest
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, build, make
-from diffexp.tasks.evaluate import conditioner_of, plan_evaluation
+from diffexp.tasks.conditions import conditioner_of
+from diffexp.tasks.evaluate import plan_evaluation
 from diffexp.tasks.sample import write_arrays
 from diffexp.tasks.source import make_source, open_checkpoint_or_oracle, open_folder
 

@@ -29,6 +29,7 @@ from diffexp.tasks.search import Plan as Sought
 from diffexp.tasks.search import find_schedules, plan_search, searched_already
 from diffexp.tasks.source import expected, open_folder
 from diffexp.tasks.teacher import with_teacher
+from diffexp.tasks.together import assist
 from diffexp.tasks.train import names_of, obtain, prepare
 
 log = logging.getLogger("diffexp")
@@ -41,8 +42,7 @@ def main(config: Config) -> float | None:
     """
     parts = build(config)
     if not parts.trainable:
-        ranks.leave()
-        return evaluate.main(config) if ranks.world().main else None
+        return evaluate.main(config)
     plan, sought = plan_evaluation(config, parts), plan_search(config, parts)
     _require_search(plan, sought)
     config, parts = with_teacher(config, parts)
@@ -59,8 +59,8 @@ def main(config: Config) -> float | None:
         return best(rows) if rows else None
     with StopRequest() as stop, Place(names, config) as place:
         checkpoint = obtain(config, parts, start, place, stop)
-        if checkpoint is None:
-            return None
+        if not ranks.world().main:
+            return assist(config, parts, trained_here=True)
         folder = place.home
         if folder.path != names.training:
             folder.refer(names.training, checkpoint)
@@ -109,9 +109,8 @@ def _done(config: Config, parts: Parts, plan: Plan, names: Names, sought: Sought
 
 def _evaluate_only(config: Config, parts: Parts, plan: Plan, start: Restored, sought: Sought | None) -> float | None:
     """Evaluate a checkpoint of another training, which has all the steps that were asked for."""
-    ranks.leave()
     if not ranks.world().main:
-        return None
+        return assist(config, parts)
     log.info("%s has all %d steps already", start.path, parts.training.max_steps)
     with open_folder(config, start) as folder, StopRequest() as stop:
         return _evaluate(config, parts, plan, start, folder.path, stop, sought)

@@ -20,7 +20,8 @@ from diffexp.launch.signals import StopRequest
 from diffexp.sampler.loop import Sampler
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build
-from diffexp.tasks.evaluate import conditioner_of, plan_evaluation
+from diffexp.tasks.conditions import conditioner_of
+from diffexp.tasks.evaluate import plan_evaluation
 from diffexp.tasks.restore import Restored
 from diffexp.tasks.source import make_source, open_checkpoint_or_oracle, open_folder
 

@@ -33,7 +33,7 @@ from diffexp.sampler.noise import KeyedNoise
 from diffexp.sampler.schedule_file import NAME, Schedule, ScheduleFile, read_schedules, write_schedules
 from diffexp.tasks import console
 from diffexp.tasks.build import Config, Parts, build, check_device, make_node
-from diffexp.tasks.evaluate import conditioner_of
+from diffexp.tasks.conditions import conditioner_of
 from diffexp.tasks.progress import Progress
 from diffexp.tasks.restore import Restored, open_checkpoint, warn_of_data
 from diffexp.tasks.source import Source, make_source, open_folder

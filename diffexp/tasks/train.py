@@ -50,6 +50,7 @@ def main(config: Config) -> None:
         return
     with StopRequest() as stop, Place(names, config, evaluates=False) as place:
         checkpoint = obtain(config, parts, start, place, stop)
+        ranks.leave()
         if checkpoint is not None:
             console.say(f"checkpoint: {checkpoint}")
 
@@ -93,7 +94,7 @@ def obtain(config: Config, parts: Parts, start: Restored | None, place: Place, s
     """The complete training of a job: found, waited for, or done here, by all ranks together.
 
     Returns:
-        the last checkpoint, on rank 0; there, `place.home` is held. None on other ranks, whose work is done.
+        the last checkpoint, on rank 0; there, `place.home` is held. None on other ranks.
 
     Raises:
         PreemptedError: a signal came, and what was done is saved.
@@ -109,7 +110,6 @@ def obtain(config: Config, parts: Parts, start: Restored | None, place: Place, s
             place.give_back()
     elif world.main:
         log.info("trained already: %s", place.names.complete())
-    ranks.leave()
     return place.names.complete() if world.main else None
 
 

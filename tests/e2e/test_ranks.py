@@ -213,7 +213,7 @@ def test_stopped_lost_and_resumed_ranks_train_as_if_nothing_had_happened(tmp_pat
 
 @pytest.mark.slow
 def test_torchrun_starts_the_same_run_in_one_folder(tmp_path):
-    """Rank 0 alone evaluates and reports; the other one has its log in the folder."""
+    """Both evaluate, rank 0 alone reports; the other one has its log in the folder."""
     words = [*SMALL, "sampler=ddim", "trainer.accelerator=cpu", "trainer.devices=2", f"runs={tmp_path}"]
     done = torchrun(*words)
     assert done.returncode == 0, done.stderr
@@ -221,6 +221,7 @@ def test_torchrun_starts_the_same_run_in_one_folder(tmp_path):
     assert json.loads((run / "status.json").read_text())["state"] == "ok"
     assert [line["step"] for line in metrics(run)] == [10, 20, 30]
     assert "step 30/30" in (run / "rank1.log").read_text()
+    assert "ddim at NFE" in (run / "rank1.log").read_text()
     assert (run / "results.csv").exists()
     assert done.stdout.count("report: ") == 1
     assert done.stderr.count("step 30/30") == 1

@@ -361,11 +361,13 @@ def job(task: str = "train", devices: int = 2, batch: int = 32) -> dict:
     return {"task": task, "trainer": {"devices": devices}, "training": {"batch_size": batch}}
 
 
-def test_only_what_trains_wants_ranks():
+def test_what_trains_or_evaluates_wants_ranks():
     assert wants_ranks(job("run"))
     assert wants_ranks(job("train"))
     assert not wants_ranks(job("train", devices=1))
-    assert not wants_ranks(job("evaluate"))
+    assert wants_ranks(job("evaluate"))
+    assert not wants_ranks(job("evaluate", devices=1))
+    assert not wants_ranks(job("sample"))
     assert not wants_ranks({"task": "run"})
 
 
@@ -393,7 +395,7 @@ def test_a_command_under_torchrun_is_held_to_it(monkeypatch):
         check_ranks(job(), False)
     monkeypatch.setenv("MASTER_PORT", "1")
     check_ranks(job(), False)
-    check_ranks(job("evaluate", 1), False)
+    check_ranks(job("sample", 1), False)
     with pytest.raises(ConfigError, match=r"trainer.devices=1: torchrun has started 2 ranks; say trainer.devices=2"):
         check_ranks(job(devices=1), False)
     with pytest.raises(ConfigError, match="--multirun under torchrun"):

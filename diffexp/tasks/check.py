@@ -44,8 +44,7 @@ def _summary(config: Config, parts: Parts) -> list[str]:
 def _size(parts: Parts) -> str:
     if not parts.trainable:
         return "in closed form, nothing to train"
-    parameters = parts.meta_denoiser().network.parameters()
-    return f"{sum(parameter.numel() for parameter in parameters if parameter.requires_grad):,} parameters"
+    return console.size_of(parts.meta_denoiser().network)
 
 
 def _plans(arm: Arm, name: str, parts: Parts, config: Config) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
@@ -32,6 +35,14 @@ def prepare() -> None:
 def say(text: str) -> None:
     """A result, on stdout."""
     print(text, flush=True)
+
+
+def size_of(network: nn.Module) -> str:
+    """How many parameters are trained, and how many are frozen beside them, as text."""
+    trained, frozen = (
+        sum(weight.numel() for weight in network.parameters() if weight.requires_grad is kind) for kind in (True, False)
+    )
+    return f"{trained:,} parameters" + (f" beside {frozen:,} frozen ones" if frozen else "")
 
 
 def interactive() -> bool:

@@ -57,10 +57,12 @@ def _parameters(config: Config, counts: dict[str, str]) -> str:
         process, head, network, dataset = (make(config, key) for key in ("process", "prediction", "network", "dataset"))
         channels, height, _ = process.state_shape(tuple(dataset.shape))
         sizes = channels, head.out_channels(channels), height, dataset.num_classes
-        known = f"{config['network']} {sizes}"
+        known = f"{config['network']} {sizes} {(config.get('distillation') or {}).get('schedule_network')}"
         if known not in counts:
             with torch.device("meta"):
                 built = network.build(*sizes)
+                if config.get("distillation"):
+                    built = make(config, "distillation").dressed(built, tuple(dataset.shape))
             counts[known] = spell_count(sum(weight.numel() for weight in built.parameters() if weight.requires_grad))
         return counts[known]
     except DiffexpError as error:

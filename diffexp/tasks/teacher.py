@@ -107,12 +107,17 @@ def _find(config: Config, parts: Parts) -> Path:
         run = find_run(config["ckpt"], runs)[0]
         spec = load_frozen(run).get("teacher") if run is not None and (run / CONFIG).is_file() else None
     if spec is None:
-        name = config["recipe"].replace("cdbm", "ddbm") if config.get("recipe") else "<recipe>"
-        without = "" if parts.distillation.asks_teacher else "; distillation.initialise=false goes without"
-        raise ConfigError(
-            f"distillation: needs teacher=: a checkpoint, a run folder, or latest:{config.get('base') or name}{without}"
-        )
+        raise ConfigError(f"distillation: needs teacher=: a checkpoint, a run folder, or {_hint(config, parts)}")
     return find_run(str(spec), runs, "teacher")[1]
+
+
+def _hint(config: Config, parts: Parts) -> str:
+    """Which teacher would do."""
+    if config.get("adopt"):  # any that the method takes
+        return "latest:<recipe>, e.g. latest:ddpm_cifar10"
+    name = config["recipe"].replace("cdbm", "ddbm") if config.get("recipe") else "<recipe>"
+    free = "initialise" in (config["distillation"] or {}) and not parts.distillation.asks_teacher
+    return f"latest:{config.get('base') or name}" + ("; distillation.initialise=false goes without" if free else "")
 
 
 def open_teacher(config: Config, parts: Parts, path: Path) -> Restored:

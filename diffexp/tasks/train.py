@@ -201,8 +201,7 @@ def train(config: Config, parts: Parts, run: Path, resume: tuple[str, int] | Non
     size, workers = parts.training.batch_size, parts.training.workers
     loader = make_loader(split, size, seed, step, world.rank, world.size, workers)
     if world.main:
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        log.info("training %s: %s parameters, %d images", config["recipe"], f"{parameters:,}", len(split))
+        log.info("training %s: %s, %d images", config["recipe"], console.size_of(network), len(split))
     began = time.perf_counter()
     with make_logger(config).open(Work(run, "train", config, step, sweep_name())) as mirror:
         fit(module, loader, parts.training, parts.device, run, stop, path, console.interactive(), mirror.line)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from diffexp.core import random
 from diffexp.prediction.conditions import Conditions
+from diffexp.process.base import Process
 
 
 class Small(nn.Module):
@@ -27,6 +28,24 @@ class Small(nn.Module):
         clock = (0.01 * time.to(shown.dtype)).reshape(-1, 1, 1, 1).expand(len(shown), 1, *shown.shape[2:])
         hidden = torch.nn.functional.silu(self.first(torch.cat([shown, clock], dim=1)))
         return self.last(self.dropout(hidden))
+
+
+class View(nn.Module):
+    """The exact answer for white data of deviation 0.5, in the words of a head; it is told t times `scale`."""
+
+    def __init__(self, process: Process, kind: str, scale: float = 1.0) -> None:
+        super().__init__()
+        self.process, self.kind, self.scale = process, kind, scale
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        law = self.process.marginal(time / self.scale)
+        alpha, sigma = law.signal.shaped(x), law.factor.shaped(x)
+        if self.kind == "ddm":  # two heads without preconditioning see u / sqrt(1 + t)
+            x = x * (1.0 + time / self.scale).sqrt().reshape(-1, 1, 1, 1)
+        eps = sigma * x / (0.25 * alpha**2 + sigma**2)
+        x0 = 0.25 * alpha * x / (0.25 * alpha**2 + sigma**2)
+        said = {"eps": [eps], "x0": [x0], "v": [alpha * eps - sigma * x0], "both": [x0, eps], "ddm": [-x0, eps]}
+        return torch.cat(said[self.kind], dim=1)
 
 
 def tensors(*streams: str, n: int = 4, shape: tuple[int, int, int] = (1, 4, 4)) -> list[Tensor]:

@@ -23,6 +23,7 @@ from diffexp.process.table import Table
 from diffexp.process.ve import VE
 from diffexp.process.vp import VP
 from diffexp.sampler.noise import FixedNoise, KeyedNoise
+from tests.distillation.standin import View
 
 SHAPE = (1, 4, 4)
 LINEAR = DDPM(200)
@@ -38,22 +39,6 @@ class Energy(ScheduleNetwork):
 
     def _logit(self, x: Tensor) -> Tensor:
         return self.weights[0] + self.weights[1] * x.square().flatten(1).mean(1)
-
-
-class View(nn.Module):
-    """The exact answer for white data of deviation 0.5, in the words of a head; it is told t times `scale`."""
-
-    def __init__(self, process, kind: str, scale: float) -> None:
-        super().__init__()
-        self.process, self.kind, self.scale = process, kind, scale
-
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        law = self.process.marginal(time / self.scale)
-        alpha, sigma = law.signal.shaped(x), law.factor.shaped(x)
-        eps = sigma * x / (0.25 * alpha**2 + sigma**2)
-        x0 = 0.25 * alpha * x / (0.25 * alpha**2 + sigma**2)
-        said = {"eps": [eps], "x0": [x0], "v": [alpha * eps - sigma * x0], "both": [x0, eps]}
-        return torch.cat(said[self.kind], dim=1)
 
 
 def oracle(process) -> Score:

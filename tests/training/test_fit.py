@@ -28,7 +28,7 @@ from diffexp.training import fit as fitting
 from diffexp.training.callbacks import NotFiniteError
 from diffexp.training.ema import EMASettings
 from diffexp.training.module import DiffusionModule
-from diffexp.training.optimizer import SGD, Adam
+from diffexp.training.optimizer import SGD, Adam, AdamW
 from diffexp.training.settings import Device, Training
 
 STEPS = 9
@@ -211,6 +211,31 @@ def test_descent_follows_its_formula(nesterov):
         value -= settings.rate(step) * (gradient + 0.9 * speed if nesterov else speed)
         assert parameter.item() == pytest.approx(value, rel=1e-14)
     assert settings.rate(0) == 0.05
+
+
+@pytest.mark.parametrize("amsgrad", [True, False])
+def test_amsgrad_divides_by_the_largest_second_moment(amsgrad):
+    """p <- p (1 - lr d), then p <- p - lr m^ / (sqrt(max v / (1 - b2^k)) + eps); the gradient falls to a tenth."""
+    parameter = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer, schedule = AdamW(lr=0.1, weight_decay=0.5, betas=(0.9, 0.5), amsgrad=amsgrad).build([parameter])
+    value, first, second, largest = 2.0, 0.0, 0.0, 0.0
+    for k, gradient in enumerate((3.0, 0.3, 0.3, 0.3), start=1):
+        parameter.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+        schedule.step()
+        first, second = 0.9 * first + 0.1 * gradient, 0.5 * second + 0.5 * gradient**2
+        largest = max(largest, second)
+        used = largest if amsgrad else second
+        value = value * (1.0 - 0.1 * 0.5) - 0.1 * (first / (1 - 0.9**k)) / ((used / (1 - 0.5**k)) ** 0.5 + 1e-8)
+        assert parameter.item() == pytest.approx(value, rel=1e-12)
+
+
+def test_a_part_of_an_interval_that_was_saved_before_there_were_figures(tmp_path):
+    metrics = fitting.MetricsLog(tmp_path / "metrics.jsonl", 4, 8, False, lambda line: None)
+    metrics.load_state_dict({"totals": [6.0], "count": 3})
+    assert metrics.state_dict() == {"totals": {"loss": [6.0]}, "count": 3}
+    metrics.load_state_dict({"totals": {"loss": [6.0, 8.0], "kl": [2.0, 4.0]}, "count": 2})  # of two ranks
+    assert metrics.state_dict() == {"totals": {"loss": [7.0], "kl": [3.0]}, "count": 2}
 
 
 def test_the_rate_falls_after_the_warm_up_down_to_its_floor():

@@ -214,7 +214,7 @@ def test_teachers_that_cannot_have_one_schedule_are_refused(
     """By the process that they bring, before their weights are read."""
     run = tmp_path / recipe
     (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "step_00000003.ckpt").touch()
+    (run / "checkpoints" / "step_00000003.ckpt").write_bytes(b"-")
     config = compose(read_layout(), f"experiment={recipe}", "scale=quick")
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     answer = command(conf, *STUDENT, f"teacher={run}")

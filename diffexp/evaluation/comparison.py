@@ -14,7 +14,7 @@ _MOST_ARMS = 8
 _FASTEST = 2  # budgets of an arm for which the others' need is told
 
 
-def verdicts(arms: Sequence[Summary]) -> list[Block]:
+def verdicts(arms: Sequence[Summary], title: str = "Verdicts") -> list[Block]:
     """Every arm against the best of its budget, with intervals from paired seeds; empty where nothing is to compare."""
     body = []
     for budget in sorted({arm.nfe for arm in arms if arm.nfe is not None}):
@@ -30,7 +30,7 @@ def verdicts(arms: Sequence[Summary]) -> list[Block]:
         "all pairs of arms: the best was picked by the same numbers). Undecided: the interval holds zero."
     )
     header = ["NFE", "best", "other", "difference", "95 % interval", "the other is"]
-    return [Heading(3, "Verdicts"), Table(header, body), note]
+    return [Heading(3, title), Table(header, body), note]
 
 
 def _line(budget: float, best: Summary, other: Summary, among: int) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffexp.core.files import write_text_atomic
-from diffexp.evaluation import published, section
+from diffexp.evaluation import published, section, trainings
 from diffexp.evaluation.chain import chains
 from diffexp.evaluation.collect import TARGET, Run, collect, command_line, telling, varied
 from diffexp.evaluation.document import Block, Heading, Item, Table
@@ -192,7 +192,8 @@ def _section(folder: Path, protocol: Protocol, groups: Sequence[_Group], used: S
     origins = [entry for group in groups for entry in group.run.provenances]
     drawn = figures(folder / stem, arms, controls, protocol, title, origins) if arms else []
     one_seed = len({group.settings.get("seed") for group, (_, rows) in zip(groups, tagged, strict=True) if rows}) == 1
-    return section.measured(protocol, arms, controls, drawn, others, _matrix(arms, groups), compares=one_seed)
+    tables = [*_matrix(arms, groups), *trainings.blocks(arms, {group.tag: group.settings for group in groups})]
+    return section.measured(protocol, arms, controls, drawn, others, tables, compares=one_seed)
 
 
 def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> list[Block]:

@@ -18,7 +18,9 @@ from typing import Any
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.launch.layout import Layout
 
-TASKS = ("run", "train", "search", "evaluate", "sample", "interpolate", "report", "check", "list", "diff")
+TASKS = (
+    "run", "train", "search", "evaluate", "sample", "interpolate", "report", "dashboard", "check", "list", "diff",
+)  # fmt: skip
 """What a command can do; `task=` names one."""
 
 # Hydra's flags that are handed over: long name -> (short name, values it may take; None: no value, (): any value)

@@ -16,6 +16,7 @@ _TASKS = {
     "sample": "a grid of images for each NFE budget, from the same noise (needs ckpt=)",
     "interpolate": "strips of images from the noise of one seed to that of another (needs ckpt=)",
     "report": "report.md and its plots again, from the files of one run (ckpt=) or of several together (sweep=)",
+    "dashboard": "a W&B view of the runs of sweep= or of all, defined in code (needs logger=wandb)",
     "check": "what would be run: parameter count, NFE plans; builds nothing heavy",
     "list": "the recipes: paper, data, parameters, best published row",
     "diff": "how two configurations differ: a=... b=..., each a recipe, recipe@scale, run folder or checkpoint",

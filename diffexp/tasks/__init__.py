@@ -21,7 +21,20 @@ def run_task(config: Mapping[str, Any]) -> float | None:
     Raises:
         DiffexpError: anything that the user can act on.
     """
-    from diffexp.tasks import check, console, diff, evaluate, given, interpolate, report, run, sample, search, train
+    from diffexp.tasks import (
+        check,
+        console,
+        dashboard,
+        diff,
+        evaluate,
+        given,
+        interpolate,
+        report,
+        run,
+        sample,
+        search,
+        train,
+    )
     from diffexp.tasks import list as recipes
     from diffexp.tasks.adopt import adopted
 
@@ -38,6 +51,7 @@ def run_task(config: Mapping[str, Any]) -> float | None:
         "sample": sample.main,
         "interpolate": interpolate.main,
         "report": report.main,
+        "dashboard": dashboard.main,
         "check": check.main,
         "list": recipes.main,
         "diff": diff.main,

@@ -23,6 +23,13 @@ IDENTITIES = "wandb.json"
 """In the run folder: kind of work -> id of its W&B run, so that a resumed job goes on in the same one."""
 
 _AXIS = "trainer/step"
+NFE = "nfe"
+"""The axis of distances in W&B: counted network evaluations for each image."""
+
+
+def by_nfe(metric: str, label: str) -> str:
+    """What W&B calls the means of an arm, over the axis `NFE`."""
+    return f"by_nfe/{metric}/{label}"
 
 
 class NoLogger:
@@ -111,15 +118,22 @@ class WandB:
     def check(self) -> None:
         """Raise ConfigError when W&B is not installed, or nobody is logged in to it. At a terminal it asks."""
         require("wandb", "wandb")
+        if self.offline:
+            return
         import wandb
 
-        if (self.mode or wandb.setup().settings.mode) != "online":
-            return
         try:
             wandb.login()
         except wandb.Error as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"logger=wandb: {reason} Or use logger.mode=offline") from error
+
+    @property
+    def offline(self) -> bool:
+        """Whether nothing is sent, by `mode` or by what W&B's own settings say."""
+        import wandb
+
+        return (self.mode or wandb.setup().settings.mode) != "online"
 
     def knows(self, work: Work) -> bool:
         """Whether it has a W&B run."""
@@ -191,6 +205,18 @@ class _WandBMirror(Mirror):
             shown[f"eval/{meaning(metric).stem}"] = wandb.plot.line_series(xs, ys, list(arms), title, "NFE")
         shown.update({f"eval/{path.stem}": wandb.Image(pixels(path)) for path in pictures})
         self._run.log(shown)
+        self._curves([arm for lines in plots.values() for line in lines.values() for arm in line])
+
+    def _curves(self, arms: Sequence[Summary]) -> None:
+        """The means with the NFE as their axis, so that W&B draws runs over each other; one row for each NFE."""
+        self._run.define_metric(NFE)
+        budgets: dict[float, dict[str, float]] = {}
+        for arm in arms:
+            name = by_nfe(arm.metric, arm.label)
+            self._run.define_metric(name, step_metric=NFE)
+            budgets.setdefault(_nfe(arm), {})[name] = arm.mean
+        for nfe, means in sorted(budgets.items()):
+            self._run.log({NFE: nfe, **means})
 
     def _close(self, error: BaseException | None) -> None:
         if isinstance(error, PreemptedError):

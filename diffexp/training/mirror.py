@@ -124,11 +124,13 @@ class Several(Mirror):
             mirror.__exit__(None, error, None)
 
 
-def require(module: str, extra: str) -> None:
-    """Refuse a logger whose package is not installed; a mere folder of that name does not count."""
+def require(module: str, extra: str, what: str = "") -> None:
+    """Refuse a logger, or what else needs it, whose package is not installed; a mere folder of its name is none."""
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
-        raise ConfigError(f"logger={extra}: needs the package {module}; pip install 'diffexp[{extra}]', or logger=none")
+        whose, way_out = (what, "") if what else (f"logger={extra}", ", or logger=none")
+        package = module.replace("_", "-")
+        raise ConfigError(f"{whose}: needs the package {package}; pip install 'diffexp[{extra}]'{way_out}")
 
 
 def table(rows: Sequence[Row]) -> list[list[Any]]:

@@ -245,8 +245,20 @@ def test_wandb_shows_an_evaluation(tmp_path: Path, picture: Path) -> None:
     assert sorted(known) == ["eval", "train"]
     assert known["eval"] != known["train"]
     assert (one(folder, "run").run_id, one(folder, "run").job_type) == (known["eval"], "eval")
-    (found,) = history(folder)
+    found, *curves = history(folder)
     assert found["trainer/step"] == 40
+    assert curves == [
+        {"nfe": 5, "by_nfe/fd/ddim": 3.5, "by_nfe/fd/heun": 1.0},
+        {"nfe": 10, "by_nfe/fd/ddim": 2.25},
+    ]
+    told = [record.metric for record in records(folder) if record.WhichOneof("record_type") == "metric"]
+    axes = {metric.name or metric.glob_name: metric.step_metric for metric in told}
+    assert axes == {
+        "trainer/step": "",
+        "*": "trainer/step",
+        "nfe": "",
+        **dict.fromkeys(curves[0].keys() - {"nfe"}, "nfe"),
+    }
     assert {key: found[f"eval/fd/{key[0]}/nfe_{key[1]}"] for key in MEANS} == MEANS
     tables = {path.stem.split("_")[0]: json.loads(path.read_text()) for path in folder.rglob("*.table.json")}
     assert tables["results"]["columns"] == ["sampler", "grid", "nfe", "metric", "mean", "seeds"]

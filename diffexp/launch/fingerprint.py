@@ -42,7 +42,8 @@ LENGTH = "training.max_steps"
 
 NOT_JOB = (
     *NOT_TRAINING, "task", "runs", "ckpt", "samples", "pngs", "teacher", "adopt", "sweep", "base", "beside", "a", "b",
-    "logger", "plugins", "paper", "interpolation", "evaluation.batch_size", "evaluation.again", "evaluation.references",
+    "logger", "plugins", "paper", "interpolation", "matrix", "evaluation.batch_size", "evaluation.again",
+    "evaluation.references",
 )  # fmt: skip
 """What makes no other job of the same work: two commands that differ in these alone share a run folder."""
 

@@ -105,6 +105,10 @@ class Head(abc.ABC):
         """The error that the objective squares, (B, C, *); of one output, output - target."""
         return output - target
 
+    def answer(self, marginal: Marginal, target: Tensor) -> Tensor:
+        """The output whose `error` is zero, (B, outputs * C, *); of one output, the target."""
+        return target
+
     @abc.abstractmethod
     def data_weight(self, process: Process, t: Tensor) -> Tensor:
         """Squared `error` divided by the squared error of the data it implies: float64, the shape of `t`."""

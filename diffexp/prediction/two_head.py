@@ -122,6 +122,14 @@ class _Parameters(Head):
         said = [out.apply(part) for out, part in zip(outs, self.split(output), strict=False)]
         return torch.cat(said, dim=1) - target
 
+    def answer(self, marginal: Marginal, target: Tensor) -> Tensor:
+        """The target divided by c_out; zero where c_out is, and the output has no part."""
+        shares = marginal.derived(
+            lambda law: tuple(Scalar(torch.where(o > 0.0, 1.0 / o, 0.0)) for _, o in self.coefficients(law).heads)
+        )
+        said = [share.apply(part) for share, part in zip(shares, self.split(target), strict=False)]
+        return torch.cat(said, dim=1)
+
 
 class TwoHead(_Parameters):
     """Parameters and noise from outputs of their own, the noise behind the parameters."""

@@ -55,6 +55,7 @@ class DormandPrince:
 
     Attributes:
         needs: the quantities of a prediction that it reads.
+        order: None, the tolerance decides.
         endpoint: False, it is not for bridges: their flow begins with an evaluation at the end point itself.
 
     Raises:
@@ -62,6 +63,7 @@ class DormandPrince:
     """
 
     needs = frozenset({"score"})
+    order = None
     endpoint = False
     drawn = False
     from_nothing = False

@@ -24,6 +24,7 @@ class Consistency(LinearStepper):
     """Jumps and fresh noise in turn; for predictions that give "jump"."""
 
     needs = frozenset({"jump"})
+    order = None
     endpoint = None
     from_nothing = True
 

@@ -16,6 +16,7 @@ class Estimate(LinearStepper):
     """x^ at the grid's first time; one step, one evaluation. On a bridge the first time is that of the end point."""
 
     needs = frozenset({"data"})
+    order = None
     endpoint = None
     drawn = True
     from_nothing = True

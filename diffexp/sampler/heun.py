@@ -66,6 +66,8 @@ class Heun(Stepper):
         form: the estimate whose change over a step is corrected: that of the "noise", or of the "data".
     """
 
+    order = 2
+
     def __init__(self, form: EstimateForm = "noise") -> None:
         self.form: EstimateForm = form
         self.drawn = self.from_nothing = form == "data"

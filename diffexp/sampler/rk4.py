@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import ConfigError
 from diffexp.prediction.form import Form
 from diffexp.process.base import Process
 from diffexp.process.combination import Combination
@@ -65,6 +66,14 @@ class RK4(Stepper):
     """The 3/8 rule; deterministic, needs the score alone."""
 
     needs = frozenset({"score"})
+    order = 4
+
+    def check(self, process: Process, times: Tensor) -> None:
+        if process.factor(times[-1]).is_zero():
+            raise ConfigError(
+                f"sampler rk4: evaluates at its last time too, t = {float(times[-1]):g}, where process {process.name} "
+                "has no noise and the score is infinite: set grid.t_end above it"
+            )
 
     def evaluations(self, n: int) -> int:
         return 4 * n

@@ -46,6 +46,8 @@ class Stepper(abc.ABC):
         draws: how many draws of noise belong to a step, whether or not it uses them.
         endpoint: whether it is for processes with a given end point (bridges): True, False, or None for both.
         drawn: whether it takes the second image into account that a process draws and a prediction states.
+        order: the order in the length of the steps at which the law of the samples converges for exact estimates; None
+            where nothing converges: jumps, and steps whose lengths a tolerance decides.
         from_nothing: whether it can start where a process without end point has no signal at all, alpha = 0.
         clipped: how a denoiser's data are held in the range of images for it.
     """
@@ -55,6 +57,7 @@ class Stepper(abc.ABC):
     draws: int = 1
     endpoint: bool | None = False
     drawn: bool = False
+    order: int | None = 1
     from_nothing: bool = False
     clipped: type[Wrapper] = Clipped
 

@@ -29,6 +29,7 @@ def run_task(config: Mapping[str, Any]) -> float | None:
         evaluate,
         given,
         interpolate,
+        matrix,
         report,
         run,
         sample,
@@ -55,5 +56,6 @@ def run_task(config: Mapping[str, Any]) -> float | None:
         "check": check.main,
         "list": recipes.main,
         "diff": diff.main,
+        "matrix": matrix.main,
     }
     return tasks[config["task"]](adopted(config))

@@ -243,8 +243,13 @@ def _check_network(parts: Parts) -> None:
     told = parts.head.time
     if told in SIGNED and getattr(parts.network, "embedding", None) == "fourier":
         raise ConfigError(f"prediction.time={told}: a Fourier embedding takes the time's logarithm: use 999t")
-    if parts.process.num_steps is not None and told in ("t", "999t"):
-        raise ConfigError(f"prediction.time={told}: process {parts.process.name} counts its times: use index")
+    check_told(parts.head, parts.process)
+
+
+def check_told(head: Head, process: Process) -> None:
+    """Raise ConfigError where a network would be told the numbers by which a table counts as if they were times."""
+    if process.num_steps is not None and head.time in ("t", "999t"):
+        raise ConfigError(f"prediction.time={head.time}: process {process.name} counts its times: use index")
 
 
 def make_logger(config: Config) -> Logger:

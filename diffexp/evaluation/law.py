@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffexp.core.errors import SamplingError
 from diffexp.prediction.conditions import NO_CONDITIONS, Conditions
 from diffexp.prediction.oracle.gaussian import Gaussian, Voiced
 from diffexp.sampler.loop import Sampler
@@ -63,6 +64,7 @@ def measure(sampler: Sampler, denoiser: Voiced, shape: tuple[int, int, int], nfe
 
     Raises:
         ConfigError: for a sampler that does not fit.
+        SamplingError: when it does not do what it declared, or its samples are not finite.
     """
     sampler.check(denoiser.gives)
     data, process = denoiser.data, denoiser.process
@@ -75,6 +77,8 @@ def measure(sampler: Sampler, denoiser: Voiced, shape: tuple[int, int, int], nfe
     if process.endpoint:
         given = Conditions(endpoint=torch.full((states, *shape), END_POINT, dtype=torch.float64))
     found = sampler.sample(denoiser, noise, nfe, given)
+    if not bool(found.images.isfinite().all()):
+        raise SamplingError(f"sampler {sampler.name}: its samples are not finite")
     mean, *units = found.images.flatten(1)
     wanted, spread = _exact(data, times[-1], state)
     return Measured(_distance(mean, torch.stack(units) - mean, wanted, spread), found.nfe)

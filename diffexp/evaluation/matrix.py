@@ -1,4 +1,4 @@
-"""What fits what: a cell for each process, sampler and prediction, with its exact error or the reason of its refusal."""
+"""What fits what: a cell for each process, sampler and prediction, with its exact error or why it is refused."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from diffexp.core.errors import ConfigError, SamplingError
+from diffexp.core.errors import ConfigError
 from diffexp.evaluation.law import measure
 from diffexp.prediction.oracle.gaussian import Voiced
 from diffexp.sampler.loop import Sampler
 
-_ROUNDING = 1e-12  # an error this small says nothing about an order
+_EXACT = 1e-12  # an error this small is rounding
+_SMALLEST = 1e-8  # one this small says nothing of an order any more
+_STEPS = (
+    128,
+    64,
+    32,
+)  # between the first of these and twice as many an order is measured, where errors are large enough
+_SAME = 1e-6  # how far predictions of one law may be apart, relative
 
 
 class MatrixSettings:
@@ -24,9 +31,10 @@ class MatrixSettings:
         homes: words of the command line (grids and their settings) for a process, or for a sampler on any process.
         processes, samplers, predictions: names of these groups; None: all.
         mean, std: of the data's pixels.
+        into: a Markdown file whose tables between the lines of `matrix_text.BEGIN` and END are replaced; None: none.
 
     Raises:
-        ConfigError: for a value out of range.
+        ConfigError: for a value out of range, or a part of the matrix that is to be written into a file.
     """
 
     def __init__(
@@ -38,11 +46,14 @@ class MatrixSettings:
         predictions: list[str] | None = None,
         mean: float = 0.2,
         std: float = 0.5,
+        into: str | None = None,
     ) -> None:
         if not nfe or min(nfe) < 1 or sorted(set(nfe)) != nfe:
             raise ConfigError(f"matrix.nfe={nfe}: give rising budgets of at least one evaluation, e.g. [10,50]")
         if not std > 0.0:
             raise ConfigError(f"matrix.std={std}: must be > 0")
+        if into is not None and any(chosen is not None for chosen in (processes, samplers, predictions)):
+            raise ConfigError(f"matrix.into={into}: takes the whole matrix: leave out the lists of names")
         self.nfe = nfe
         self.homes = homes
         self.processes = processes
@@ -50,6 +61,7 @@ class MatrixSettings:
         self.predictions = predictions
         self.mean = mean
         self.std = std
+        self.into = into
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Cell:
         broken: the reason is no refusal: it was accepted, and failed.
         nfe: counted evaluations of each measurement.
         errors: the distance from the exact law at each, see `diffexp.evaluation.law`.
-        order: at which the error falls from the last budget to one of twice the steps; None where none is meant.
+        order: at which the error falls with the steps, see `order_of`; None where none is meant.
         declared: the order that the sampler states.
     """
 
@@ -100,26 +112,52 @@ class Found:
     order: float | None
 
 
-def examine(sampler: Sampler, denoiser: Voiced, shape: tuple[int, int, int], budgets: Sequence[int]) -> Found:
+def examine(
+    sampler: Sampler,
+    denoiser: Voiced,
+    shape: tuple[int, int, int],
+    budgets: Sequence[int],
+    known: Found | None = None,
+) -> Found:
     """The errors of a sampler at the budgets nearest to those that are asked for, and its order.
+
+    Args:
+        sampler, denoiser, shape: as for `measure`.
+        budgets: evaluations.
+        known: what another prediction gave; where the errors are the same, so is the order.
 
     Raises:
         ConfigError: the sampler does not fit.
-        SamplingError: it does not do what it declared, or its samples are not finite.
+        SamplingError: see `measure`.
     """
     sampler.check(denoiser.gives)
     feasible = [sampler.nearest_nfe(nfe) for nfe in budgets] if sampler.budgeted else [None]
     feasible = list(dict.fromkeys(feasible))
     measured = [measure(sampler, denoiser, shape, nfe) for nfe in feasible]
-    last, order = feasible[-1], None
-    if sampler.stepper.order is not None and last is not None and sampler.grid.choices is None:
-        finer = measure(sampler, denoiser, shape, sampler.evaluations(2 * sampler.steps(last))).error
-        if finer > _ROUNDING:
-            order = math.log2(measured[-1].error / finer)
-    errors = tuple(found.error for found in measured)
-    if not all(map(math.isfinite, errors)):
-        raise SamplingError(f"sampler {sampler.name}: its samples are not finite")
-    return Found(tuple(found.nfe for found in measured), errors, order)
+    nfe, errors = tuple(found.nfe for found in measured), tuple(found.error for found in measured)
+    if known is not None and known.nfe == nfe and apart(errors, known.errors) < _SAME:
+        return Found(nfe, errors, known.order)
+    return Found(nfe, errors, order_of(sampler, denoiser, shape))
+
+
+def order_of(sampler: Sampler, denoiser: Voiced, shape: tuple[int, int, int]) -> float | None:
+    """log2 of how much smaller the error is with twice the steps, with as many steps as leave more than rounding.
+
+    None for a sampler that states none, or whose grid has its own numbers of steps.
+    """
+    if sampler.stepper.order is None or sampler.grid.choices is not None:
+        return None
+    for n in _STEPS:
+        fine = measure(sampler, denoiser, shape, sampler.evaluations(2 * n)).error
+        if fine > _SMALLEST:
+            return math.log2(measure(sampler, denoiser, shape, sampler.evaluations(n)).error / fine)
+    return None
+
+
+def apart(errors: Sequence[float], others: Sequence[float]) -> float:
+    """The largest difference, relative to the second one; errors that are rounding do not count."""
+    pairs = [(a, b) for a, b in zip(errors, others, strict=True) if max(a, b) > _EXACT]
+    return max((abs(a - b) / b for a, b in pairs), default=0.0)
 
 
 COLUMNS = ("process", "sampler", "prediction", "words", "fits", "nfe", "error", "order", "declared_order", "reason")
@@ -145,14 +183,14 @@ def _number(value: float | None) -> str:
 
 
 def largest_difference(cells: Iterable[Cell]) -> tuple[float, str]:
-    """How much the errors of a process and sampler differ between predictions, relative, and where: (0, "") for none."""
+    """How much errors of one process and sampler differ between predictions, relative, and where; (0, "") for none."""
     first: dict[tuple[str, str], Cell] = {}
     worst = (0.0, "")
     for cell in cells:
-        if not cell.fits or any(error <= _ROUNDING for error in cell.errors):
+        if not cell.fits:
             continue
         other = first.setdefault((cell.process, cell.sampler), cell)
-        if other.nfe == cell.nfe:
-            apart = max(abs(a - b) / b for a, b in zip(cell.errors, other.errors, strict=True))
-            worst = max(worst, (apart, f"{cell.sampler} on {cell.process}, {cell.prediction} and {other.prediction}"))
+        if other.nfe == cell.nfe and other is not cell:
+            found = apart(cell.errors, other.errors)
+            worst = max(worst, (found, f"{cell.sampler} on {cell.process}, {cell.prediction} and {other.prediction}"))
     return worst

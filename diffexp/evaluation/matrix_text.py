@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffexp.core.errors import ConfigError
 from diffexp.evaluation.markdown import table, text_table
 from diffexp.evaluation.matrix import Cell, largest_difference
 
@@ -11,9 +12,22 @@ BEGIN, END = "<!-- matrix: written by task=matrix -->", "<!-- end of matrix -->"
 """Between these lines of a file, e.g. README.md, stand the tables of `summary`."""
 
 
+def inserted(text: str, cells: Sequence[Cell] | None, where: str) -> str:
+    """A text with new tables between the two marks; None: as it is, to see whether there are such.
+
+    Raises:
+        ConfigError: without the marks, or with several.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end) or BEGIN in tail:
+        raise ConfigError(f"matrix.into={where}: needs the lines {BEGIN} and {END} once, between which the tables go")
+    return text if cells is None else f"{head}{begin}\n\n{summary(cells)}\n{end}{tail}"
+
+
 def summary(cells: Sequence[Cell]) -> str:
     """Orders and predictions of every process."""
-    return f"{orders(cells)}\n\n{predictions(cells)}\n"
+    return f"{orders(cells)}\n\n{count(cells)}\n\n{predictions(cells)}\n"
 
 
 def orders(cells: Sequence[Cell]) -> str:
@@ -73,10 +87,10 @@ def refusals(cells: Sequence[Cell]) -> str:
 def count(cells: Sequence[Cell]) -> str:
     """One sentence of numbers."""
     fitting, broken = sum(cell.fits for cell in cells), sum(cell.broken for cell in cells)
-    apart, where = largest_difference(cells)
+    relative, where = largest_difference(cells)
     text = f"{len(cells):,} cells: {fitting:,} fit, {len(cells) - fitting - broken:,} are refused, {broken} are broken."
     if where:
-        text += f" Predictions of one law differ by at most {apart:.1g} of the error ({where})."
+        text += f" Predictions of one law differ by at most {relative:.1g} of the error ({where})."
     return text
 
 
@@ -98,8 +112,8 @@ def document(cells: Sequence[Cell], budgets: Sequence[int], mean: float, std: fl
             "denoiser in the words of each prediction. An error is the Wasserstein-2 distance, per pixel, between the "
             "law of the samples and the exact law at the grid's last time. It comes in closed form from the sampler "
             "itself, without Monte Carlo, in float64, from the exact law at the grid's first time (on a bridge from "
-            "its end point). Samplers are those of conf/, without clipping. The order is that from the last budget to "
-            "one of twice the steps; `fits` stands where none is meant, `–` for a refusal.",
+            "its end point). Samplers are those of conf/, without clipping. The order is that between 128 and 256 "
+            "steps, or fewer where rounding is near; `fits` stands where none is meant, `–` for a refusal.",
             "",
             count(cells),
             "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 
 from diffexp.core.errors import ConfigError, SamplingError, nearest
 from diffexp.core.files import write_text_atomic
-from diffexp.evaluation.matrix import Cell, MatrixSettings, as_csv, examine
-from diffexp.evaluation.matrix_text import count, document, orders
+from diffexp.evaluation.matrix import Cell, Found, MatrixSettings, as_csv, examine
+from diffexp.evaluation.matrix_text import count, document, inserted, orders
 from diffexp.launch.command import normalise
 from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import Layout, present_layout
@@ -53,6 +53,7 @@ class Choices:
 def main(config: Config) -> None:
     """Measure the cells, print the orders, and write all there is to know as Markdown and CSV."""
     settings: MatrixSettings = make(config, "matrix")
+    into = None if settings.into is None else _target(Path(settings.into))
     choices = compose_choices(settings, present_layout())
     began, cells = time.monotonic(), []
     for process in choices.processes:
@@ -65,7 +66,17 @@ def main(config: Config) -> None:
     grids = [f"- `{name}`: {' '.join(f'`{word}`' for word in words)}" for name, words in choices.words.items()]
     write_text_atomic(folder / "matrix.md", document(cells, settings.nfe, settings.mean, settings.std, grids))
     write_text_atomic(folder / "matrix.csv", as_csv(cells))
+    if into is not None:
+        write_text_atomic(into, inserted(into.read_text(encoding="utf-8"), cells, str(into)))
     console.say(f"{orders(cells)}\n\n{count(cells)}\n{folder / 'matrix.md'}\n{folder / 'matrix.csv'}")
+
+
+def _target(path: Path) -> Path:
+    """The file that is to take the tables; ConfigError where it cannot."""
+    if not path.is_file():
+        raise ConfigError(f"matrix.into={path}: no such file")
+    inserted(path.read_text(encoding="utf-8"), None, str(path))
+    return path
 
 
 def compose_choices(settings: MatrixSettings, layout: Layout) -> Choices:
@@ -75,10 +86,11 @@ def compose_choices(settings: MatrixSettings, layout: Layout) -> Choices:
         ConfigError: for a name that no file has.
     """
     names = {
-        group: _named(group, getattr(settings, key), layout)
+        group: _named(key, group, getattr(settings, key), layout.choices[group])
         for group, key in (("process", "processes"), ("sampler", "samplers"), ("prediction", "predictions"))
     }
-    _named("homes", list(settings.homes), layout)
+    known = (*layout.choices["process"], *layout.choices["sampler"])
+    _named("homes", "process or sampler", list(settings.homes), known)
     words = {name: tuple(settings.homes.get(name, _GRID)) for name in names["process"]}
     words |= {name: tuple(settings.homes[name]) for name in names["sampler"] if name in settings.homes}
     homes = list(dict.fromkeys([_GRID, *words.values()]))
@@ -103,21 +115,19 @@ def compose_choices(settings: MatrixSettings, layout: Layout) -> Choices:
     )
 
 
-def _named(group: str, wanted: list[str] | None, layout: Layout) -> list[str]:
-    """The choices of a group that the matrix has, in the order of the command or the alphabet."""
-    known = [*layout.choices["process"], *layout.choices["sampler"]]
-    known = known if group == "homes" else list(layout.choices[group])
+def _named(key: str, what: str, wanted: list[str] | None, known: Sequence[str]) -> list[str]:
+    """The names that a setting gives, in its order, or all; ConfigError for one that there is not."""
     for name in wanted or ():
         if name not in known:
-            raise ConfigError(f"matrix: there is no {group} '{name}'; {nearest(name, known)}")
-    return known if wanted is None else list(dict.fromkeys(wanted))
+            raise ConfigError(f"matrix.{key}: there is no {what} '{name}'; {nearest(name, known)}")
+    return list(known) if wanted is None else list(dict.fromkeys(wanted))
 
 
 def cells_of(name: str, choices: Choices, settings: MatrixSettings) -> Iterator[Cell]:
     """The cells of one process."""
     process, shape = _process(choices.processes[name])
     data = Gaussian(process, settings.mean, settings.std)
-    samplers: dict[str, Sampler] = {}
+    samplers: dict[str, tuple[Sampler, Found | None]] = {}
     for sampler in choices.samplers:
         for prediction in choices.predictions:
             cell = Cell(name, sampler, prediction)
@@ -142,20 +152,21 @@ def _measured(
     data: Gaussian,
     shape: tuple[int, int, int],
     choices: Choices,
-    samplers: dict[str, Sampler],
+    samplers: dict[str, tuple[Sampler, Found | None]],
     settings: MatrixSettings,
 ) -> Cell:
     """The cell with its numbers; ConfigError and SamplingError say why there are none.
 
-    Samplers are kept for the other predictions, with the plans that they have made.
+    Samplers are kept for the other predictions, with the plans that they have made, and what was found first.
     """
     denoiser, told = _denoiser(choices.predictions[cell.prediction], data)
     grid, words = _grid(cell, choices, denoiser)
     key = f"{cell.sampler} {grid}"
     if key not in samplers:
-        samplers[key] = make_node(_sampler(choices.samplers[cell.sampler], grid, choices.default), "sampler")
-    sampler = samplers[key]
-    found = examine(sampler, denoiser, shape, settings.nfe)
+        samplers[key] = make_node(_sampler(choices.samplers[cell.sampler], grid, choices.default), "sampler"), None
+    sampler, known = samplers[key]
+    found = examine(sampler, denoiser, shape, settings.nfe, known)
+    samplers[key] = sampler, known or found
     unclipped = ("sampler.clip=false",) if choices.samplers[cell.sampler].get("clip") else ()
     return replace(
         cell,

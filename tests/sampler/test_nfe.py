@@ -45,7 +45,9 @@ HOMES = {
     "ddbm_heun": ("bridge_vp", "bridge_karras"),
     "ddm_posterior": ("ddm_const", "uniform_eps"),
     "ddm_ddim": ("ddm_const", "uniform"),
+    "rk4": ("cosine", "uniform"),  # it evaluates at its last time, where there has to be noise
 }
+CLEAN = {"vp", "edm", "ddpm", "iddpm"}  # processes that end in clean data
 ELSEWHERE = {"stride": "ddpm", "bridge": "bridge_vp", "bridge_karras": "bridge_vp"}  # grids that are not for vp
 GRIDS = [(ELSEWHERE.get(grid, "vp"), grid) for grid in LAYOUT.choices["grid"]]
 PROCESSES = [(process, "uniform") for process in LAYOUT.choices["process"]]
@@ -134,6 +136,8 @@ def refused(name: str, process: str, grid: str) -> str | None:
         return "dbim: starts at the end point, t = 1, but the grid at 0.9999: use grid=bridge"
     if name == "ddbm_heun" and grid != "bridge_karras":
         return "the drift is infinite at the end point, .*: use grid=bridge_karras"
+    if name == "rk4" and process in CLEAN and grid != "log_snr":  # which has a t_end of its own here
+        return f"sampler rk4: evaluates at its last time too, t = {-1 if 'ddpm' in process else 0}, where process"
     return REFUSED.get((name, process))
 
 

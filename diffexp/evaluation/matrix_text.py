@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from diffexp.core.errors import ConfigError
 from diffexp.evaluation.markdown import table, text_table
@@ -40,7 +40,7 @@ def errors(cells: Sequence[Cell]) -> str:
     return _by_sampler(cells, lambda cell: " ".join(f"{error:.1e}" for error in cell.errors) or cell.spelled)
 
 
-def _by_sampler(cells: Sequence[Cell], spell) -> str:  # type: ignore[no-untyped-def]
+def _by_sampler(cells: Sequence[Cell], spell: Callable[[Cell], str]) -> str:
     """One row for each process; of the predictions, the first that fits speaks for all."""
     samplers = list(dict.fromkeys(cell.sampler for cell in cells))
     told: dict[tuple[str, str], Cell] = {}

@@ -20,6 +20,7 @@ _TASKS = {
     "check": "what would be run: parameter count, NFE plans; builds nothing heavy",
     "list": "the recipes: paper, data, parameters, best published row",
     "diff": "how two configurations differ: a=... b=..., each a recipe, recipe@scale, run folder or checkpoint",
+    "matrix": "every process with every sampler and prediction: exact errors and orders, or why it is refused",
 }
 _KEYS = {
     "seed=0": "initialisation, data order, noise and times all follow from it",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffexp.core.errors import ConfigError
-from diffexp.launch.command import normalise, parse, refuse_idle_sampler
+from diffexp.launch import manual
+from diffexp.launch.command import TASKS, normalise, parse, refuse_idle_sampler
 from diffexp.launch.compose import compose_jobs
 from diffexp.launch.layout import Layout, read_layout
 
@@ -142,3 +143,7 @@ def test_a_config_folder_of_ones_own(conf: Path, tmp_path: Path) -> None:
     assert normalise(["experiment=mine"], layout)[-1] == f'hydra.searchpath=["file://{extra}"]'
     with pytest.raises(ConfigError, match="no such folder"):
         read_layout(conf, [tmp_path / "nowhere"])
+
+
+def test_the_manual_explains_every_task() -> None:
+    assert tuple(manual._TASKS) == TASKS

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.benchmarks import __main__ as bench
-from experiments.benchmarks import clock, report, sampling, startup, training
+from experiments.benchmarks import clock, report, sampling, startup, sweep, training
 from experiments.benchmarks.clock import Ratio, Spent, ratio, take_turns
 from experiments.benchmarks.parts import Halved, compose, enough
 
@@ -178,6 +180,31 @@ def test_averages_and_commands(monkeypatch):
     assert called == [*turn, *turn, *reversed(turn)]
 
 
+def test_sweep_compares_commands_that_do_the_same(monkeypatch, pass_time):
+    """Eight commands of ten seconds each, a sweep of thirty, a job of twenty; every budget has to be measured."""
+    called = []
+
+    def run(words, **options):
+        words = [word for word in words[3:] if not word.startswith(("ckpt=", "runs="))]
+        called.append(words)
+        runs = next(Path(word[5:]) for word in options.pop("all") if word.startswith("runs="))
+        (runs / "gddim_vp" / "run").mkdir(parents=True, exist_ok=True)
+        pass_time(30.0 if "-m" in words else 20.0 if "evaluation.nfe=[2,3]" in words else 10.0)
+
+    monkeypatch.setattr(sweep.subprocess, "run", lambda words, **options: run(words, all=words))
+    rows = [SimpleNamespace(nfe=nfe, control=None) for nfe in (2, 3)]
+    monkeypatch.setattr(sweep, "read_rows", lambda path: rows)
+    found = {item.name: item for item in sweep.sweep(1, ("a=1",), (2, 3))}
+    assert {name: item.value for name, item in found.items()} == {"sweep_multirun": 1.5, "sweep_one_job": 1.0}
+    assert not found["sweep_multirun"].passed
+    assert "task=train" in called[0]
+    assert ["-m", "evaluation.nfe=[2],[3]"] in [words[-2:] for words in called]
+    assert sum("evaluation.again=true" in words for words in called) == len(called) - 1 == 2 * (2 + 1 + 1)
+    rows.pop()
+    with pytest.raises(RuntimeError, match=r"measured NFE \[2\] in place of \[2, 3\]"):
+        sweep.sweep(1, ("a=1",), (2, 3))
+
+
 def result(value: float, target: float | None, binding: bool = True) -> Ratio:
     seconds, spread = {"a": value, "b": 1.0}, (value, value)
     return Ratio("name", "ours / theirs", value, value, spread, target, seconds, {"core_share": 0.5}, binding)
@@ -201,6 +228,8 @@ def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, ca
         "failed: ours / theirs: 0.400 > 0.35 (it had 50% of a core: repeat on a quiet machine)"
     )
     assert not (tmp_path / "none").exists()
+    assert bench.main(["--only", "some", "--write", "--out", str(tmp_path)]) == 1
+    assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
     python -m experiments.benchmarks                   # all, a few minutes on two quiet cores
     python -m experiments.benchmarks --only glue step  # some; nothing is written
+    python -m experiments.benchmarks --only sweep --write --out experiments/benchmarks/sweep  # kept by themselves
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from experiments.benchmarks import report, sampling, startup, training
+from experiments.benchmarks import report, sampling, startup, sweep, training
 from experiments.benchmarks.clock import Ratio
 from experiments.benchmarks.parts import single_thread
 
@@ -24,12 +25,14 @@ MEASUREMENTS: dict[str, Callable[[], list[Ratio]]] = {
     "step": lambda: training.step(30),
     "start": lambda: startup.start(5),
     "average": lambda: startup.average(200),
+    "sweep": lambda: sweep.sweep(2),
 }
 
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", allow_abbrev=False)
     parser.add_argument("--only", nargs="+", choices=list(MEASUREMENTS), help="measure these, write nothing")
+    parser.add_argument("--write", action="store_true", help="write the results of --only too, see --out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where results are written")
     options = parser.parse_args(words)
     chosen = options.only or list(MEASUREMENTS)
@@ -43,7 +46,7 @@ def main(words: list[str]) -> int:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         results += MEASUREMENTS[name]()
     print(report.table(results))
-    if options.only is None:
+    if options.only is None or options.write:
         report.write(options.out, results, report.protocol(load))
     failed = [found for found in results if not found.passed]
     for found in failed:

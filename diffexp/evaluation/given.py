@@ -50,6 +50,11 @@ class Given:
     images: Split
     kind: str
 
+    @property
+    def label(self) -> str:
+        """The name with the beginning of the images' hash: two folders may well have one name."""
+        return f"{self.name}@{self.images.fingerprint.rpartition(':')[2][:6]}"
+
     def sets(self, settings: EvaluationSettings) -> dict[int, int]:
         """Seed -> its first image, for as many of the evaluation's seeds as there are sets of n images.
 
@@ -137,5 +142,6 @@ def evaluate_given(
         for indices in torch.tensor(shard(settings.n, run.here), dtype=torch.int64).split(settings.batch_size):
             yield given.images.images(first[seed] + indices), indices.tolist()
 
-    add_set(f"{GIVEN}{given.name}", f"images of {given.name}", list(first), lambda s: run.told(images(s)), gauges, run)
+    label = given.label
+    add_set(f"{GIVEN}{label}", f"images of {label}", list(first), lambda seed: run.told(images(seed)), gauges, run)
     return found

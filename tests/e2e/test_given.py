@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffexp.core.errors import ConfigError
 from diffexp.dataset.digits import Digits
+from diffexp.dataset.split import ArraySplit
 from diffexp.evaluation.protocol import read_provenances
 from diffexp.evaluation.results import read_rows
 from diffexp.tasks import given
@@ -23,6 +24,11 @@ OTHER = "samples: 'x.npz' holds images of shape {} (C, H, W), the reference has 
 
 def _images(count: int = 150) -> np.ndarray:
     return Digits().split("test").images(range(count)).permute(0, 2, 3, 1).numpy()
+
+
+def _label(name: str, images: np.ndarray) -> str:
+    """What the rows of given images are called."""
+    return f"{name}@{ArraySplit(images.transpose(0, 3, 1, 2), None).fingerprint.removeprefix('pixels-sha256:')[:6]}"
 
 
 def _folder(path: Path, images: np.ndarray) -> Path:
@@ -53,11 +59,12 @@ def test_samples_score_what_their_evaluation_scored(command: Command):
         answer = command(*SCORE, *sizes, f"samples={samples}")
         assert answer.code == 0, answer.err
         run = Path(answer.out.strip().removeprefix("report: ")).parent
-        assert _values(run, f"control:given {samples.stem}") == pytest.approx(expected, rel=1e-12)
+        name = _label(samples.stem, np.load(path)["images"])
+        assert _values(run, f"control:given {name}") == pytest.approx(expected, rel=1e-12)
         noise = _values(run, "control:noise")
         assert noise == pytest.approx(_values(evaluated, "control:noise"), rel=1e-12)
         report = (run / "report.md").read_text()
-        assert f"The images of {samples.stem}: **{expected['fd_digits', 3]:.2f}**" in report
+        assert f"The images of {name}: **{expected['fd_digits', 3]:.2f}**" in report
         assert f"task=evaluate samples={path}" in report, "the same images, the same folder, whatever their path"
         assert (run / "samples_given.png").is_file()
 
@@ -68,12 +75,13 @@ def test_sets_of_n_are_the_seeds_and_the_rest_is_left(command: Command):
     assert answer.code == 0
     assert "a: 150 images, 120 of them are scored, as sets of 60" in answer.err
     (run,) = Path("runs/gddim_vp").iterdir()
-    values = _values(run, "control:given a")
+    values = _values(run, f"control:given {_label('a', _images())}")
     assert list(values) == [("fd_digits", 3), ("fd_digits", 5)]
     np.savez("b.npz", images=_images()[60:120])
     assert command(*SCORE, "samples=b.npz").code == 0
     (other,) = (path for path in Path("runs/gddim_vp").iterdir() if path != run)
-    assert _values(other, "control:given b") == pytest.approx({("fd_digits", 3): values["fd_digits", 5]}, rel=1e-12)
+    second = _values(other, f"control:given {_label('b', _images()[60:120])}")
+    assert second == pytest.approx({("fd_digits", 3): values["fd_digits", 5]}, rel=1e-12)
     (origin,) = read_provenances(other)
     assert (origin.process, origin.network, origin.training_seed) == ("given", "given", None)
     assert origin.checkpoint.startswith("b pixels-sha256:")
@@ -95,11 +103,11 @@ def test_published_statistics_need_no_data(command: Command, monkeypatch: pytest
     (run,) = Path("runs/gddim_vp").iterdir()
     stated = {"path": "stats.npz", "dataset": "digits", "split": "train", "n": 901, "extractor": "digits"}
     words = [f"evaluation.statistics.{key}={value}" for key, value in {**stated, "resize": "none"}.items()]
+    name = f"control:given {_label('a', _images())}"
     monkeypatch.setattr(Digits, "prepare", lambda self: pytest.fail("the data were read"))
     answer = command(*SCORE, "samples=a.npz", "evaluation/statistics=npz", "evaluation.controls=[]", *words)
     assert (expected.code, answer.code) == (0, 0)
     (other,) = (path for path in Path("runs/gddim_vp").iterdir() if path != run)
-    name = "control:given a"
     assert _values(other, name) == pytest.approx(_values(run, name), rel=1e-9)
     report = (other / "report.md").read_text()
     assert "`: published moments; that they are of these images and features is stated" in report

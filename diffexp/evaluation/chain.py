@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from diffexp.evaluation.collect import Run, run_in
+from diffexp.evaluation.collect import Run, first_protocol, mixed, run_in
 from diffexp.evaluation.document import Block, Heading, Table
 from diffexp.evaluation.results import Row
 from diffexp.evaluation.selection import how, read_choices
@@ -29,14 +29,18 @@ def chains(runs: Sequence[Run]) -> list[Block]:
     """One table for each chain among the runs, and one for all of them where there are several; empty without any."""
     stages = {_checkpoint(run): run for run in runs if run.folder is not None}
     taught = {_teacher(run) for run in runs if _steps(run) is not None}
-    found = []
+    found: list[_Chain] = []
+    refused: list[Block] = []
     for run in runs:
         if _steps(run) is not None and run.rows and _checkpoint(run) not in taught:
             chain = _behind(run, stages)
             if len(chain) > 1:
-                found.append(_Chain.of(chain))
-    together = side_by_side(found) if len(found) > 1 else []
-    parts = [block for chain in found for block in _section(chain)]
+                reason = mixed(chain)
+                refused += [reason] if reason else []
+                found += [] if reason else [_Chain.of(chain)]
+    alike = mixed([line.run for chain in found for line in chain.lines]) is None
+    together = side_by_side(found) if len(found) > 1 and alike else []
+    parts = [*refused, *(block for chain in found for block in _section(chain))]
     return [Heading(2, "Distillation"), *together, *parts] if parts else []
 
 
@@ -226,8 +230,8 @@ def _distance(lines: Sequence[_Line], start: int) -> str:
 
 def _arms(rows: Sequence[Row]) -> list[Summary]:
     """The samplers of a run, of its first metric."""
-    metrics = [row.metric for row in rows if row.control is None]
-    return summarise_groups([("", [row for row in rows if row.metric == metrics[0]])]) if metrics else []
+    name = first_protocol(rows)
+    return summarise_groups([("", [row for row in rows if row.protocol == name])]) if name else []
 
 
 def _behind(run: Run, stages: dict[Path | None, Run]) -> list[Run]:

@@ -17,6 +17,8 @@ from diffexp.launch.lock import is_held
 from diffexp.launch.sweep import JobRecord, read_sweep
 
 TARGET = "._target_"
+MOST_COLUMNS = 6
+"""Settings that stand as columns of a table."""
 _STEPS = "distillation.student_steps"
 _FEW = 3
 # Keys that say nothing about a run, or are columns of its results.
@@ -171,3 +173,18 @@ def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
 def command_line(words: Sequence[str]) -> str:
     """The command that runs a job again."""
     return shlex.join(["python", "-m", "diffexp", *words])
+
+
+def first_protocol(rows: Sequence[Row]) -> str | None:
+    """The protocol that a run is compared by: that of its first row; None without rows."""
+    return next((row.protocol for row in rows if row.control is None), None)
+
+
+def mixed(runs: Sequence[Run]) -> str | None:
+    """Why runs do not belong in one table of distances; None where they do."""
+    used = [run.protocols[name] for run in runs if (name := first_protocol(run.rows)) in run.protocols]
+    other = next((protocol for protocol in used if protocol.hash != used[0].hash), None)
+    if other is None:
+        return None
+    differs = "; ".join(used[0].difference(other))
+    return f"Runs that were measured by different protocols are not compared: {differs}."

@@ -5,6 +5,7 @@ A plain string is a paragraph. Text is Markdown as far as these go: `code`, **bo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -77,4 +78,14 @@ class Picture:
     alt: str
 
 
+MARKS = re.compile(
+    r"`(?P<code>[^`]+)`|\*\*(?P<bold>.+?)\*\*|\*(?P<em>[^*\s][^*]*)\*|\[(?P<link>[^\]]+)\]\((?P<to>[^)\s]+)\)"
+)
+"""The marks of a text, each with its name."""
+
 Block = str | Heading | Table | Code | Item | Figure | Picture
+
+
+def plain(text: str) -> str:
+    """A text without its marks."""
+    return MARKS.sub(lambda found: found["code"] or found["bold"] or found["em"] or found["link"], text)

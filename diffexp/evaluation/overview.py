@@ -12,52 +12,63 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
-from diffexp.evaluation import published, section, trainings
+from diffexp.evaluation import published, roster, section, trainings
 from diffexp.evaluation.chain import chains
-from diffexp.evaluation.collect import TARGET, Run, collect, command_line, telling, varied
-from diffexp.evaluation.document import Block, Heading, Item, Table
+from diffexp.evaluation.collect import MOST_COLUMNS, TARGET, Run, collect, telling, varied
+from diffexp.evaluation.document import Block, Heading, Table
 from diffexp.evaluation.protocol import Protocol
-from diffexp.evaluation.report import REPORT_FILE, distinct, figures, write_pages
+from diffexp.evaluation.report import REPORT_FILE, cited, distinct, figures, write_pages
 from diffexp.evaluation.results import COLUMNS, RESULTS_FILE, Row, cells
 from diffexp.evaluation.table import (
     Summary,
-    best_of,
     require_one_protocol,
     spell_spread,
     summarise_controls,
     summarise_groups,
 )
 
-_MOST_COLUMNS = 6
 _NAME = "run"  # the column that tells runs apart when nothing that was said does
 # Settings that the columns `sampler` and `grid` of the results, or the protocol, tell by themselves.
 _TOLD = ("sampler", "grid", "evaluation")
 
 
-def write_overview(folder: Path) -> Path:
+def write_overview(folder: Path, required: bool = False) -> Path:
     """Write the report of all runs of a sweep folder, or below any folder, into it.
+
+    Args:
+        folder: of the sweep, or above the runs.
+        required: whether a folder of runs without a single number is refused; a sweep that has just ended says also
+            how that came about.
 
     Returns:
         the path of the report, relative to the working folder where that is shorter.
 
     Raises:
-        DiffexpError: see `collect`; or a protocol is not on record.
+        DiffexpError: see `collect`; or a protocol is not on record; or there is nothing to report.
     """
     runs = collect(folder)
     keys = varied([run.settings for run in runs])
     groups = _groups(runs)
+    if required and not groups:
+        raise DiffexpError(
+            f"sweep={folder}: no results in any of its {roster.counts(runs)}; run it again, or task=evaluate"
+        )
     if groups:
         _write_rows(folder / RESULTS_FILE, groups, keys)
-    parts = [*_head(folder, runs), *_jobs(runs, keys, folder), *_unfinished(runs), *chains(runs)]
+    parts: list[Block] = [*roster.head(folder, runs), *roster.jobs(runs, keys, folder), *roster.unfinished(runs)]
+    parts += [*roster.configurations(runs, keys[:MOST_COLUMNS]), *chains(runs)]
     names = dict.fromkeys(row.protocol for group in groups for row in group.run.rows)
     used = [require_one_protocol(_rows(groups, name), _protocols(groups)) for name in names]
+    parts += section.protocols(used)
     for protocol in used:
         parts += _section(folder, protocol, groups, used)
     recipes = {str(run.config.get("recipe")): run.config for run in runs if run.config}
     if len(recipes) == 1:
         parts += published.published(next(iter(recipes.values())), used)
-    write_pages(folder, [*parts, *_provenance(groups)])
+    configs, rows = list(recipes.values()), [row for group in groups for row in group.run.rows]
+    write_pages(folder, [*parts, *_provenance(groups), *cited(folder, configs, used, rows)])
     return Path(min(os.path.relpath(folder), str(folder), key=len)) / REPORT_FILE
 
 
@@ -131,58 +142,6 @@ def _protocols(groups: Sequence[_Group]) -> dict[str, Protocol]:
     return {name: protocol for group in groups for name, protocol in group.run.protocols.items()}
 
 
-def _head(folder: Path, runs: Sequence[Run]) -> list[Block]:
-    """Title, and how many ended how."""
-    states = dict.fromkeys(run.state for run in runs)
-    counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in states)
-    recipes = ", ".join(dict.fromkeys(str(run.config["recipe"]) for run in runs if run.config.get("recipe")))
-    title = f"{'Sweep' if runs[0].command else 'Runs below'} {folder.resolve().name}"
-    return [Heading(1, f"{title}: {recipes}" if recipes else title), f"{len(runs)} runs: {counts}."]
-
-
-def _jobs(runs: Sequence[Run], keys: Sequence[str], folder: Path) -> list[Block]:
-    """One line for each run: what differs, how it ended, its best distance, where it is."""
-    shown, hidden = keys[:_MOST_COLUMNS], keys[_MOST_COLUMNS:]
-    body = [
-        [run.name, *(run.settings.get(key, "–") for key in shown), run.state, _best(run), _link(run, folder)]
-        for run in runs
-    ]
-    rest = [f"These differ too: {', '.join(f'`{key}`' for key in hidden)}."] if hidden else []
-    return [Table(["run", *shown, "state", "best", "folder"], body), *rest]
-
-
-def _best(run: Run) -> str:
-    """The best mean of a run, for each of its protocols."""
-    found = []
-    for name in dict.fromkeys(row.protocol for row in run.rows):
-        best = best_of(summarise_groups([("", [row for row in run.rows if row.protocol == name])]))
-        if best is not None:
-            found.append(f"{best.metric} {spell_spread(best)} ({best.label}, NFE {best.nfe})")
-    return "; ".join(found) or "–"
-
-
-def _link(run: Run, folder: Path) -> str:
-    if run.folder is None:
-        return "–"
-    target = Path(os.path.relpath(run.folder, folder))
-    report = target / REPORT_FILE
-    return f"[{target.name}]({(report if (folder / report).is_file() else target).as_posix()})"
-
-
-def _unfinished(runs: Sequence[Run]) -> list[Block]:
-    """What did not end well, why, and the command for it."""
-    left = [run for run in runs if run.state != "ok"]
-    if not left:
-        return []
-    parts: list[Block] = [Heading(2, "Not done")]
-    for run in left:
-        text = f"run {run.name}, {run.state}" + (f": {run.message}" if run.message else "")
-        parts.append(Item(text, command_line(run.command) if run.command else ""))
-    if any(run.command for run in left):
-        parts.append("The same sweep again does these alone: what is complete is not repeated.")
-    return parts
-
-
 def _section(folder: Path, protocol: Protocol, groups: Sequence[_Group], used: Sequence[Protocol]) -> list[Block]:
     """Figure and tables of one protocol."""
     tagged = [(group.tag, [row for row in group.run.rows if row.protocol == protocol.hash]) for group in groups]
@@ -201,7 +160,7 @@ def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> list[Block]:
     if not arms:
         return []
     settings = {group.tag: group.settings for group in groups}
-    keys = list(next(iter(settings.values())))[:_MOST_COLUMNS]
+    keys = list(next(iter(settings.values())))[:MOST_COLUMNS]
     budgets = sorted({arm.nfe for arm in arms if arm.nfe is not None})
     found = {(arm.tag, arm.label, arm.nfe): spell_spread(arm) for arm in arms}
     lines = dict.fromkeys((arm.tag, arm.label, arm.plain_label) for arm in arms)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from diffexp.evaluation import vector
-from diffexp.evaluation.document import Block, Code, Figure, Heading, Item, Picture, Table
+from diffexp.evaluation.document import MARKS, Block, Code, Figure, Heading, Item, Picture, Table, plain
 from diffexp.evaluation.grid import read_grid
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -21,9 +21,6 @@ _WIDE, _NARROW = 760, 358  # pixels of a chart: in a window, and on a phone of 3
 _LARGEST = 112  # pixels of an image in a page; the files beside it have all of them
 _SMALL = 64  # up to this many pixels an image is enlarged as squares
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_MARKS = re.compile(
-    r"`(?P<code>[^`]+)`|\*\*(?P<bold>.+?)\*\*|\*(?P<em>[^*\s][^*]*)\*|\[(?P<link>[^\]]+)\]\((?P<to>[^)\s]+)\)"
-)
 
 
 def page(blocks: Sequence[Block], folder: Path) -> str:
@@ -78,7 +75,7 @@ def _block(block: Block, anchors: Iterator[str]) -> str:
 def inline(text: str) -> str:
     """Text with its marks as HTML; everything else is escaped."""
     parts, end = [], 0
-    for found in _MARKS.finditer(text):
+    for found in MARKS.finditer(text):
         parts += [escape(text[end : found.start()]), _mark(found)]
         end = found.end()
     return "".join([*parts, escape(text[end:])])
@@ -96,11 +93,6 @@ def _mark(found: re.Match[str]) -> str:
     if ":" in target and not target.startswith(("https://", "http://")):
         return inline(found["link"])
     return f'<a href="{escape(target)}">{inline(found["link"])}</a>'
-
-
-def plain(text: str) -> str:
-    """Text without its marks."""
-    return _MARKS.sub(lambda found: found["code"] or found["bold"] or found["em"] or found["link"], text)
 
 
 def _item(block: Item) -> str:

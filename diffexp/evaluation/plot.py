@@ -8,9 +8,15 @@ from typing import Any
 
 from diffexp.core.files import atomic_path
 from diffexp.evaluation.chart import Axis, Chart, Floor, Series
+from diffexp.evaluation.document import Table, plain
 
 _SIZE = (6.4, 4.2)  # inches
+_LETTER, _SPACE, _ROW = 0.078, 0.2, 0.2  # inches of a table: a letter of 9 points, between columns, from line to line
 _WIDTH = 92  # letters in a line of the notes: a line that is wider than the figure leaves no room for the axes
+_STYLE = {
+    "svg.hashsalt": "diffexp", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "pdf.fonttype": 42,  # letters, not drawings of them: publishers ask for it
+}  # fmt: skip
 # What would stamp the time or the library into a file, taken out: the same numbers give the same bytes.
 _STAMPS: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -33,11 +39,7 @@ def draw_chart(chart: Chart, path: Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
-        "svg.hashsalt": "diffexp", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-        "pdf.fonttype": 42,  # letters, not drawings of them: publishers ask for it
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(_STYLE):
         beside = _beside(chart)
         figure = Figure(
             figsize=(_SIZE[0] + beside, max(_SIZE[1], 1.6 + 0.19 * len(chart.series))), layout="constrained"
@@ -61,6 +63,33 @@ def draw_chart(chart: Chart, path: Path) -> list[Path]:
             with atomic_path(file) as temporary:
                 figure.savefig(temporary, format=file.suffix[1:], dpi=150, metadata=_STAMPS[file.suffix])
     return files
+
+
+def draw_table(table: Table, path: Path) -> None:
+    """Draw a table as PDF, as booktabs would set it: three rules, words to the left, numbers to the right."""
+    import matplotlib
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.figure import Figure
+
+    lines = [[plain(cell) for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(len(row[place]) for row in lines) * _LETTER + _SPACE for place in range(len(table.header))]
+    words = len(widths) if table.words is None else table.words
+    width, height = sum(widths), (len(lines) + 1) * _ROW
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasPdf(figure)
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        axes.axis("off")
+        for y, thick in ((0.3, 1.2), (1.5, 0.6), (len(lines) + 0.7, 1.2)):
+            axes.plot((0, width), (y * _ROW, y * _ROW), color="black", linewidth=thick)
+        for number, row in enumerate(lines):
+            left, y = 0.0, (number + (0.9 if number == 0 else 1.1)) * _ROW
+            for place, (cell, room) in enumerate(zip(row, widths, strict=True)):
+                x, side = (left + _SPACE / 2, "left") if place < words else (left + room - _SPACE / 2, "right")
+                axes.text(x, y, cell, ha=side, va="center", fontsize=9)
+                left += room
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="pdf", metadata=_STAMPS[".pdf"])
 
 
 def _beside(chart: Chart) -> float:

@@ -5,26 +5,29 @@ report.md     for reading beside code                    distance.*, pareto_dist
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diffexp.core.errors import DiffexpError
 from diffexp.core.files import write_text_atomic
 from diffexp.evaluation import published, section, selection
 from diffexp.evaluation.chart import Chart, distance_chart
-from diffexp.evaluation.document import Block, Figure, Heading, Table
+from diffexp.evaluation.citation import references
+from diffexp.evaluation.document import Block, Code, Figure, Heading, Table
+from diffexp.evaluation.latex import latex
 from diffexp.evaluation.markdown import markdown
 from diffexp.evaluation.metric import meaning
 from diffexp.evaluation.page import page
 from diffexp.evaluation.pareto import front, pareto_chart
-from diffexp.evaluation.plot import draw_chart
+from diffexp.evaluation.plot import draw_chart, draw_table
 from diffexp.evaluation.protocol import Protocol, Provenance, read_protocols, read_provenances
 from diffexp.evaluation.results import RESULTS_FILE, Row, read_rows
 from diffexp.evaluation.table import Summary, require_one_protocol, spell_spread, summarise_arms, summarise_controls
 from diffexp.launch.folder import CONFIG
 from diffexp.launch.layout import read_yaml
 
-REPORT_FILE, PAGE_FILE = "report.md", "report.html"
+REPORT_FILE, PAGE_FILE, REFERENCES_FILE = "report.md", "report.html", "references.bib"
 
 
 def write_report(folder: Path) -> Path:
@@ -51,6 +54,7 @@ def write_report(folder: Path) -> Path:
         groups.setdefault(row.protocol, []).append(row)
     used = [require_one_protocol(group, protocols) for group in groups.values()]
     parts = section.head(config, rows)
+    parts += section.protocols(used)
     if not rows:
         parts.append("No distance was measured: the evaluation had no feature extractor.")
     for protocol, group in zip(used, groups.values(), strict=True):
@@ -58,7 +62,22 @@ def write_report(folder: Path) -> Path:
     parts += selection.section(folder)
     parts += [*section.samples(pictures), *published.published(config, used)]
     parts += [*section.provenance(origins, rows), *section.reproduce(config)]
-    return write_pages(folder, parts)
+    return write_pages(folder, [*parts, *cited(folder, [config], used, rows)])
+
+
+def cited(
+    folder: Path, configs: Sequence[Mapping[str, Any]], used: Sequence[Protocol], rows: Sequence[Row]
+) -> list[Block]:
+    """Write the BibTeX of the papers used into `folder`, and show it; empty where none is known."""
+    found = references(configs, used, rows)
+    if not found:
+        return []
+    text = "\n".join(found.values())
+    write_text_atomic(folder / REFERENCES_FILE, text + "\n")
+    intro = (
+        f"Papers of the recipe, the samplers, the metrics and the data, as far as known: [BibTeX]({REFERENCES_FILE})."
+    )
+    return [Heading(2, "References"), intro, Code(text)]
 
 
 def write_pages(folder: Path, blocks: Sequence[Block]) -> Path:
@@ -95,16 +114,39 @@ def figures(
         title: which runs.
         origins: where the rows come from: times of different devices are not compared.
     """
-    found: list[Block] = [_drawn(distance_chart(arms, controls, protocol, title), path)]
+    charts = [(distance_chart(arms, controls, protocol, title), path)]
+    found: list[Block] = [_drawn(*charts[0]), ""]
     chart, devices = pareto_chart(arms, controls, protocol, title), sorted({origin.device for origin in origins})
-    if chart is None:
-        return found
-    found.append(Heading(3, chart.name))
-    if len(devices) > 1:
-        return [*found, f"Times of different devices ({', '.join(devices)}) are not comparable: there is no front."]
+    if chart is not None and meaning(protocol.metric).distance:
+        found.append(Heading(3, chart.name))
+        if len(devices) > 1:
+            found.append(f"Times of different devices ({', '.join(devices)}) are not comparable: there is no front.")
+        else:
+            charts.append((chart, path.with_name(f"pareto_{path.name}")))
+            found += [_drawn(*charts[1]), _front(arms, protocol)]
+    found[1] = _for_papers(path, arms, controls, protocol, charts)
+    return found
+
+
+def _front(arms: Sequence[Summary], protocol: Protocol) -> Table:
+    """The arms that no other beats."""
     body = [[arm.label, f"{arm.nfe:g}", f"{1000 * (arm.seconds or 0.0):.3g}", spell_spread(arm)] for arm in front(arms)]
-    table = Table(["on the front", "NFE", "ms per image", protocol.metric], body, 1)
-    return [*found, _drawn(chart, path.with_name(f"pareto_{path.name}")), table]
+    return Table(["on the front", "NFE", "ms per image", protocol.metric], body, 1)
+
+
+def _for_papers(
+    path: Path,
+    arms: Sequence[Summary],
+    controls: Sequence[Summary],
+    protocol: Protocol,
+    charts: Sequence[tuple[Chart, Path]],
+) -> str:
+    """Write table and figures as LaTeX, and the table as PDF; where they are."""
+    code, sheet = path.with_suffix(".tex"), path.with_name(f"{path.name}_table.pdf")
+    drawings = [(chart.name, place.with_suffix(".pdf").name) for chart, place in charts]
+    write_text_atomic(code, latex(arms, controls, protocol, drawings))
+    draw_table(section.matrix(arms), sheet)
+    return f"For papers: [table and figures as LaTeX]({code.name}), [table as PDF]({sheet.name})."
 
 
 def _drawn(chart: Chart, path: Path) -> Figure:
@@ -113,6 +155,5 @@ def _drawn(chart: Chart, path: Path) -> Figure:
 
 def distinct(protocol: Protocol, used: Sequence[Protocol]) -> tuple[str, list[Protocol]]:
     """The name of a protocol's plot among those of a report, and the other protocols that it might be confused with."""
-    stem = meaning(protocol.metric).stem
-    others = [other for other in used if other is not protocol and meaning(other.metric).stem == stem]
+    stem, others = meaning(protocol.metric).stem, section.confusable(protocol, used)
     return (f"{stem}_{protocol.hash}" if others else stem), others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from diffexp.evaluation.comparison import speedups, verdicts
@@ -40,13 +41,34 @@ def head(config: Mapping[str, Any], rows: Sequence[Row]) -> list[Block]:
     return lines
 
 
+def confusable(protocol: Protocol, used: Sequence[Protocol]) -> list[Protocol]:
+    """The other protocols of the same kind of number, which a reader might compare it with."""
+    stem = meaning(protocol.metric).stem
+    return [other for other in used if other is not protocol and meaning(other.metric).stem == stem]
+
+
+def protocols(used: Sequence[Protocol]) -> list[Block]:
+    """How protocols that might be confused differ, field by field; empty where there are none."""
+    parts: list[Block] = []
+    for stem in dict.fromkeys(meaning(protocol.metric).stem for protocol in used):
+        group = [protocol for protocol in used if meaning(protocol.metric).stem == stem]
+        told = [{entry.name: getattr(protocol, entry.name) for entry in fields(Protocol)} for protocol in group]
+        names = [name for name in told[0] if len({entry[name] for entry in told}) > 1]
+        body = [[name, *("–" if entry[name] is None else str(entry[name]) for entry in told)] for name in names]
+        parts += [Table(["field", *(f"`{protocol.hash}`" for protocol in group)], body)] if names else []
+    if not parts:
+        return []
+    intro = "Numbers of these protocols stand in tables of their own: they are not comparable. What differs:"
+    return [Heading(2, "Protocols"), intro, *parts]
+
+
 def measured(
     protocol: Protocol,
     arms: Sequence[Summary],
     controls: Sequence[Summary],
     figures: Sequence[Block],
     others: Sequence[Protocol],
-    matrix: Sequence[Block] = (),
+    own_matrix: Sequence[Block] = (),
     compares: bool = True,
 ) -> list[Block]:
     """Summary, figures and tables of one protocol.
@@ -54,7 +76,7 @@ def measured(
     Args:
         figures: the charts with what is to be said of them.
         others: protocols that this one might be confused with.
-        matrix: takes the place of the usual tables.
+        own_matrix: takes the place of the usual tables.
         compares: whether to say which arm is better; trainings of several seeds are no arms to choose from.
     """
     parts: list[Block] = [Heading(2, f"{protocol.metric}, n = {protocol.n:,}"), _lead(protocol, arms, controls)]
@@ -63,7 +85,7 @@ def measured(
         parts.append(f"Not comparable with the section of protocol `{other.hash}`: {difference}.")
     parts += figures
     if arms:
-        parts += matrix or [*_matrix(arms), *_details(arms)]
+        parts += own_matrix or [matrix(arms), caption(arms), *_details(arms)]
         parts += [*verdicts(arms), *speedups(arms)] if compares else []
     if controls:
         parts += [Heading(3, "Controls"), *_controls(protocol, controls)]
@@ -101,12 +123,13 @@ def _floor(protocol: Protocol, floor: Summary) -> str:
     return f"The {level} is **{said.spell(floor.mean)}**{draws}: {what}."
 
 
-def _matrix(arms: Sequence[Summary]) -> list[Block]:
+def matrix(arms: Sequence[Summary]) -> Table:
+    """A line for each sampler, a column for each budget."""
     budgets = sorted({arm.nfe for arm in arms})
     found = {(arm.label, arm.nfe): spell_spread(arm) for arm in arms}
     labels = list(dict.fromkeys(arm.label for arm in arms))
     body = [[label, *(found.get((label, budget), "") for budget in budgets)] for label in labels]
-    return [Table(["NFE", *map(str, budgets)], body, 1), caption(arms)]
+    return Table(["NFE", *map(str, budgets)], body, 1)
 
 
 def caption(arms: Sequence[Summary]) -> str:

@@ -21,5 +21,5 @@ def main(config: Config) -> None:
             f"task=report {problem} ckpt= (a run folder, a checkpoint in one, or latest:<recipe>) "
             "or sweep= (the folder of a sweep, or any folder with runs below it)"
         )
-    path = write_report(find_folder(spec, config["runs"])) if sweep is None else write_overview(Path(sweep))
+    path = write_report(find_folder(spec, config["runs"])) if sweep is None else write_overview(Path(sweep), True)
     console.say(f"report: {path}")

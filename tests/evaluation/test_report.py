@@ -68,8 +68,9 @@ def test_everything_linked_exists_and_the_folder_suffices(folder, tmp_path_facto
     text = write_report(folder).read_text(encoding="utf-8")
     linked = {name for name in re.findall(r"\]\(([^)]+)\)", text) if not name.startswith("http")}
     drawn = {f"{name}.{form}" for name in ("distance", "pareto_distance") for form in ("png", "svg", "pdf")}
-    assert linked == {*drawn, "samples_ddim.png", "samples_heun.png"}
-    assert all((folder / name).stat().st_size > 1000 for name in linked)
+    papers = {"distance.tex", "distance_table.pdf", "references.bib"}
+    assert linked == {*drawn, *papers, "samples_ddim.png", "samples_heun.png"}
+    assert all((folder / name).stat().st_size > 200 for name in linked)
     elsewhere = tmp_path_factory.mktemp("copy")
     for path in folder.iterdir():
         if not path.name.startswith(("report", "distance", "pareto")):
@@ -82,7 +83,7 @@ def test_the_same_numbers_draw_the_same_files(folder):
     before = {path.name: path.read_bytes() for path in folder.glob("distance.*")}
     write_report(folder)
     assert {path.name: path.read_bytes() for path in folder.glob("distance.*")} == before
-    assert sorted(before) == ["distance.pdf", "distance.png", "distance.svg"]
+    assert sorted(before) == ["distance.pdf", "distance.png", "distance.svg", "distance.tex"]
     with Image.open(folder / "distance.png") as image:
         assert image.size[0] == round(6.4 * 150)
 

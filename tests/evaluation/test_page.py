@@ -73,7 +73,7 @@ def folder(tmp_path, found):
 def test_page_and_markdown_say_the_same(folder, found):
     """Every cell and every paragraph of the one is in the other."""
     text = (folder / "report.html").read_text(encoding="utf-8")
-    words = " ".join(" ".join(Outline(text).words).split())
+    words = " ".join("".join(Outline(text).words).split())
     lines = (folder / "report.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 60
     for line in lines:

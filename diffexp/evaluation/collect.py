@@ -23,8 +23,8 @@ _STEPS = "distillation.student_steps"
 _FEW = 3
 # Keys that say nothing about a run, or are columns of its results.
 _SILENT = (
-    "choices", "task", "runs", "ckpt", "pngs", "sweep", "base", "beside", "a", "b", "paper", "sampler", "grid",
-    "evaluation", "logger", "plugins",
+    "choices", "task", "runs", "ckpt", "pngs", "sweep", "base", "beside", "a", "b", "images", "paper", "sampler",
+    "grid", "evaluation", "logger", "plugins",
 )  # fmt: skip
 
 

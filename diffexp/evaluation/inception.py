@@ -16,6 +16,7 @@ from torch import Tensor
 from diffexp.core.errors import DiffexpError
 from diffexp.core.precision import exact_float32
 from diffexp.evaluation.features import Shape, file_sha256
+from diffexp.evaluation.picture import check_rgb
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
@@ -32,6 +33,9 @@ class InceptionFeatures:
 
     Args:
         weights: path of the weights; None: torch.hub's folder.
+
+    Attributes:
+        path: of the weights.
     """
 
     shape: Shape = (3, None, None)
@@ -40,7 +44,7 @@ class InceptionFeatures:
     num_classes = 1008
 
     def __init__(self, weights: str | None = None) -> None:
-        self._path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+        self.path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
         self.name, self.metric, self.hash = "inception", "fid", ""
         self._network: Any = None
 
@@ -48,13 +52,13 @@ class InceptionFeatures:
         """Read the weights and return self; DiffexpError when they or torch-fidelity are missing."""
         if self._network is not None:
             return self
-        if not self._path.is_file():
+        if not self.path.is_file():
             raise DiffexpError(
-                f"evaluation.extractor: Inception weights {self._path} not found; download {WEIGHTS_URL} to that path, "
+                f"evaluation.extractor: Inception weights {self.path} not found; download {WEIGHTS_URL} to that path, "
                 "or name a file with evaluation.extractor.weights=..."
             )
-        self._network = _load(self._path)
-        digest = file_sha256(self._path)
+        self._network = _load(self.path)
+        digest = file_sha256(self.path)
         self.hash = digest[:12]
         if not digest.startswith(PUBLISHED_PREFIX):
             self.name = f"inception_{digest[:8]}"
@@ -73,9 +77,7 @@ class InceptionFeatures:
     @torch.no_grad()
     def classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 3, H, W) -> features (B, 2048), class scores (B, 1008), both float32."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
-            given = f"{images.dtype} of shape {'x'.join(map(str, images.shape[1:]))}"
-            raise DiffexpError(f"extractor '{self.name}' takes uint8 RGB images, got {given}")
+        check_rgb(images, self.name)
         with exact_float32():
             features, scores = self.prepare()._network(images)
         return features, scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from diffexp.dataset.split import Split
 from diffexp.evaluation.bank import FeatureBank
+from diffexp.evaluation.draws import Draws
 from diffexp.evaluation.features import Extractor, num_classes_of
 from diffexp.evaluation.frechet import FrechetMoments, Gaussian, frechet_distance
-from diffexp.evaluation.inception_score import ScoreSums, published_splits
-from diffexp.evaluation.kernel_distance import KernelDistance, draw_subsets, subset_plan
+from diffexp.evaluation.inception_score import ScoreSums
+from diffexp.evaluation.kernel_distance import KernelDistance
 from diffexp.evaluation.manifold import NEIGHBOURS, Manifold
 from diffexp.evaluation.metric import FRECHET
 from diffexp.evaluation.reference import Reference, features_key
@@ -33,6 +34,7 @@ class Meter:
         n: images of a set; 0 where no metric needs to know.
         reference: the Gaussian of the reference's features.
         bank: the reference's features, where a metric needs them.
+        draws: which images make the splits and subsets.
     """
 
     extractor: Extractor
@@ -41,6 +43,7 @@ class Meter:
     reference: Gaussian
     device: torch.device
     bank: Tensor | None = None
+    draws: Draws = field(default_factory=Draws)
 
     @classmethod
     def on(
@@ -99,14 +102,14 @@ class Meter:
         return MeterTally(self, self.metrics if metrics is None else metrics, together)
 
     @cached_property
-    def plan(self) -> tuple[int, int]:
-        """Number and size of the subsets of the kernel distance."""
-        return subset_plan(self.n, len(self.bank))
+    def subsets(self) -> tuple[Tensor, Tensor]:
+        """Of the images and of the reference, for the kernel distance."""
+        return self.draws.subsets(self.n, len(self.bank))
 
     @cached_property
     def kernel(self) -> KernelDistance:
         """The kernel distance from the reference."""
-        return KernelDistance(self.bank, draw_subsets("reference", len(self.bank), *self.plan))
+        return KernelDistance(self.bank, self.subsets[1])
 
     @cached_property
     def manifold(self) -> Manifold:
@@ -126,7 +129,7 @@ class MeterTally:
         self._bank = FeatureBank(together).to(device) if _keeps(metrics) else None
         self._scores = None
         if _SCORE in metrics:
-            self._scores = ScoreSums(num_classes_of(extractor), published_splits(meter.n), together).to(device)
+            self._scores = ScoreSums(num_classes_of(extractor), meter.draws.splits(meter.n), together).to(device)
 
     def add(self, images: Tensor, indices: Sequence[int]) -> None:
         """Take in uint8 images (B, C, H, W) and their places in the set."""
@@ -155,8 +158,7 @@ class MeterTally:
         return float(self._scores.compute().mean())
 
     def _kernel(self) -> float:
-        features = self._features
-        return self._meter.kernel(features, draw_subsets("images", len(features), *self._meter.plan))
+        return self._meter.kernel(self._features, self._meter.subsets[0])
 
     @cached_property
     def _features(self) -> Tensor:

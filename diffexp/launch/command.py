@@ -20,7 +20,7 @@ from diffexp.launch.layout import Layout
 
 TASKS = (
     "run", "train", "search", "evaluate", "sample", "interpolate", "report", "dashboard", "check", "list", "diff",
-    "matrix",
+    "matrix", "selfcheck",
 )  # fmt: skip
 """What a command can do; `task=` names one."""
 

@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 # What a command does with a configuration, and what a paper says, is no part of it.
-_IGNORED = ("task", "ckpt", "runs", "sweep", "a", "b", "paper.bibtex", "paper.results", "evaluation.references")
+_IGNORED = (
+    "task", "ckpt", "images", "runs", "sweep", "a", "b", "paper.bibtex", "paper.results", "evaluation.references",
+)  # fmt: skip
 # Samplers hold the grid of the recipe: what differs there and in the same way is said once.
 _COPIES = re.compile(r"(sampler|evaluation\.arms\.[^.]+)\.(?=grid\.)")
 _MISSING = object()

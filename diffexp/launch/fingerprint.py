@@ -41,9 +41,9 @@ LENGTH = "training.max_steps"
 """How far a training goes: it names the folder, but a longer training may go on from a shorter one."""
 
 NOT_JOB = (
-    *NOT_TRAINING, "task", "runs", "ckpt", "samples", "pngs", "teacher", "adopt", "sweep", "base", "beside", "a", "b",
-    "logger", "plugins", "paper", "interpolation", "matrix", "evaluation.batch_size", "evaluation.again",
-    "evaluation.references",
+    *NOT_TRAINING, "task", "runs", "ckpt", "samples", "pngs", "images", "teacher", "adopt", "sweep", "base", "beside",
+    "a", "b", "logger", "plugins", "paper", "interpolation", "matrix", "evaluation.batch_size",
+    "evaluation.again", "evaluation.references",
 )  # fmt: skip
 """What makes no other job of the same work: two commands that differ in these alone share a run folder."""
 

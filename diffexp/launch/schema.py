@@ -185,7 +185,7 @@ def _check_scalars(config: Mapping[str, Any], layout: Layout) -> None:
     seed = config.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(str(Fault("seed", "an int, 0 or larger", seed)))
-    texts = ("ckpt", "samples", "teacher", "base", "runs", "recipe", "sweep", "a", "b")
+    texts = ("ckpt", "samples", "images", "teacher", "base", "runs", "recipe", "sweep", "a", "b")
     for key in texts:
         value = config.get(key)
         if not (isinstance(value, str) or (value is None and (key != "runs" or key not in config))):

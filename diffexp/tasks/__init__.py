@@ -34,6 +34,7 @@ def run_task(config: Mapping[str, Any]) -> float | None:
         run,
         sample,
         search,
+        selfcheck,
         train,
     )
     from diffexp.tasks import list as recipes
@@ -57,5 +58,6 @@ def run_task(config: Mapping[str, Any]) -> float | None:
         "list": recipes.main,
         "diff": diff.main,
         "matrix": matrix.main,
+        "selfcheck": selfcheck.main,
     }
     return tasks[config["task"]](adopted(config))

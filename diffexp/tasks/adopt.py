@@ -14,7 +14,7 @@ from diffexp.launch.adopt import source_of
 from diffexp.launch.find import find_run
 from diffexp.launch.folder import CONFIG, load_frozen
 
-_WITHOUT = ("report", "list", "diff")  # tasks that build no model
+_WITHOUT = ("report", "list", "diff", "selfcheck")  # tasks that build no model
 
 
 def adopted(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,8 @@ import torch
 
 from diffexp.core.errors import ConfigError, DiffexpError
 from diffexp.evaluation.features import check_shape
-from diffexp.evaluation.inception import WEIGHTS_URL, InceptionFeatures
+from diffexp.evaluation.inception import LAYERS, WEIGHTS_URL, InceptionFeatures
+from experiments.torch_fidelity.seeded import write_seeded
 
 needs_fidelity = pytest.mark.skipif(
     importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed"
@@ -55,19 +56,12 @@ def test_grey_images_are_refused():
 
 @needs_fidelity
 @pytest.mark.slow
-def test_seeded_weights_give_the_network_of_torch_fidelity_and_never_the_name_fid(tmp_path, monkeypatch):
-    from torch_fidelity import feature_extractor_inceptionv3 as reference
+def test_seeded_weights_give_the_network_of_torch_fidelity_and_never_the_name_fid(tmp_path):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    monkeypatch.setattr(reference, "load_state_dict_from_url", lambda *args, **kwargs: {})
-    monkeypatch.setattr(reference.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-    torch.manual_seed(0)
-    network = reference.FeatureExtractorInceptionV3("seeded", ["2048", "logits_unbiased"])
-    monkeypatch.undo()
-    with torch.no_grad():  # torch's default initialisation would shrink the signal to nothing over 48 layers
-        for weight in (w for w in network.parameters() if w.dim() == 4):
-            weight.mul_(6**0.5)
     path = tmp_path / "seeded.pth"
-    torch.save(network.state_dict(), path)
+    write_seeded(path)
+    network = FeatureExtractorInceptionV3("seeded", LAYERS, feature_extractor_weights_path=str(path))
     extractor = InceptionFeatures(str(path)).prepare()
     assert extractor.metric == f"fd_inception_{extractor.hash[:8]}"
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

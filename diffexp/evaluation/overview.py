@@ -65,9 +65,9 @@ def write_overview(folder: Path, required: bool = False) -> Path:
     for protocol in used:
         parts += _section(folder, protocol, groups, used)
     recipes = {str(run.config.get("recipe")): run.config for run in runs if run.config}
-    if len(recipes) == 1:
-        parts += published.published(next(iter(recipes.values())), used)
     configs, rows = list(recipes.values()), [row for group in groups for row in group.run.rows]
+    if len(recipes) == 1:  # of several runs each sampler would have several columns: their own reports have them
+        parts += published.published(configs[0], used, rows if len(groups) == 1 else ())
     write_pages(folder, [*parts, *_provenance(groups), *cited(folder, configs, used, rows)])
     return Path(min(os.path.relpath(folder), str(folder), key=len)) / REPORT_FILE
 

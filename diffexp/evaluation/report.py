@@ -60,7 +60,7 @@ def write_report(folder: Path) -> Path:
     for protocol, group in zip(used, groups.values(), strict=True):
         parts += _measured(folder, protocol, group, used, origins)
     parts += selection.section(folder)
-    parts += [*section.samples(pictures), *published.published(config, used)]
+    parts += [*section.samples(pictures), *published.published(config, used, rows)]
     parts += [*section.provenance(origins, rows), *section.reproduce(config)]
     return write_pages(folder, [*parts, *cited(folder, [config], used, rows)])
 

@@ -285,3 +285,17 @@ def test_ticks_are_round_and_within_the_axis():
 def distance_axis(values):
     protocol = Protocol("fd_digits", 9, "d", "train", "f", 9, "digits", "", "round", "none")
     return distance_chart([timed("a", 5 + place, 1.0, value) for place, value in enumerate(values)], [], protocol).y
+
+
+def test_measured_stands_beside_published_and_never_in_its_column(folder, found):
+    text = write_report(folder).read_text(encoding="utf-8")
+    part = text.partition("## Published")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+    assert ["images", "50,000 as a rule", "120", "**differs**"] in lines
+    assert ["metric", "FID", "fd_pixels", "**differs**"] in lines
+    place = lines.index(["NFE", "published: gDDIM", "published: EM", "measured: ddim", "measured: heun"])
+    arms = {(arm.label, arm.nfe): spell_spread(arm) for arm in summarise_arms(found.rows)}
+    assert lines[place + 2 :] == [
+        ["2", "", "", arms["ddim", 2], ""], ["3", "", "", "", arms["heun", 3]], ["5", "", "", "", arms["heun", 5]],
+        ["6", "", "", arms["ddim", 6], ""], ["10", "4.17", ">100", "", ""],
+    ]  # fmt: skip

@@ -18,6 +18,7 @@ from diffexp.evaluation.document import Block, Code, Figure, Heading, Table
 from diffexp.evaluation.latex import latex
 from diffexp.evaluation.markdown import markdown
 from diffexp.evaluation.metric import meaning
+from diffexp.evaluation.neighbours import neighbours
 from diffexp.evaluation.page import page
 from diffexp.evaluation.pareto import front, pareto_chart
 from diffexp.evaluation.plot import draw_chart, draw_table
@@ -60,7 +61,7 @@ def write_report(folder: Path) -> Path:
     for protocol, group in zip(used, groups.values(), strict=True):
         parts += _measured(folder, protocol, group, used, origins)
     parts += selection.section(folder)
-    parts += [*section.samples(pictures), *published.published(config, used, rows)]
+    parts += [*section.samples(pictures), *neighbours(folder), *published.published(config, used, rows)]
     parts += [*section.provenance(origins, rows), *section.reproduce(config)]
     return write_pages(folder, [*parts, *cited(folder, [config], used, rows)])
 

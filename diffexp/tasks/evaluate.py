@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.dataset.split import conditions_of
+from diffexp.evaluation.neighbours import save_neighbours
 from diffexp.evaluation.pairs import check_pairs
 from diffexp.evaluation.record import save_evaluation, save_row
 from diffexp.evaluation.report import write_report
@@ -134,6 +135,7 @@ def run_evaluation(
         )
     ranks.leave()
     pictures = save_evaluation(run, found)
+    save_neighbours(run, found, parts.dataset, settings, source.device, on_batch)
     step = 0 if restored is None else restored.step
     with make_logger(config).open(Work(run, "eval", config, step, sweep_name())) as mirror:
         mirror.results([*found.kept, *found.rows], pictures)

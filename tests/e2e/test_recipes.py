@@ -118,6 +118,8 @@ def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> No
     distillation = compose(LAYOUT, f"experiment={recipe}", "scale=quick")["distillation"] or {}
     if "student_steps" in distillation:
         words += _one_stage(recipe, command)
+    elif "schedule_network" in distillation:
+        words += [_some_teacher("gddim_vp", command), "training.max_steps=80", "training.log_every=20"]
     elif distillation:
         words += ["distillation.initialise=false", "distillation.schedule.every=1000", "optimizer.lr=4.0e-3"]
         words += ["training.max_steps=40", "training.log_every=10"]
@@ -144,11 +146,16 @@ def test_quick_scale_learns_in_twenty_steps(recipe: str, command: Command) -> No
 
 def _one_stage(recipe: str, command: Command) -> list[str]:
     """The words of one stage of a progressive distillation from nothing, after the first steps of its teacher."""
-    base = compose(LAYOUT, f"experiment={recipe}")["base"]
-    answer = command(f"experiment={base}", "scale=quick", "task=train", "training.max_steps=5")
-    assert answer.code == 0, answer.err
-    words = ["distillation.student_steps=2", f"teacher=latest:{base}", "distillation.initialise=false"]
+    taught = _some_teacher(compose(LAYOUT, f"experiment={recipe}")["base"], command)
+    words = ["distillation.student_steps=2", taught, "distillation.initialise=false"]
     return [*words, "optimizer.lr=4.0e-3", "optimizer.decay_steps=null"]
+
+
+def _some_teacher(recipe: str, command: Command) -> str:
+    """The word that names a teacher after a few steps."""
+    answer = command(f"experiment={recipe}", "scale=quick", "task=train", "training.max_steps=5")
+    assert answer.code == 0, answer.err
+    return f"teacher=latest:{recipe}"
 
 
 def _given(model: diffexp.Model) -> dict[str, torch.Tensor]:

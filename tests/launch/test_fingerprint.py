@@ -90,6 +90,7 @@ def test_where_images_lie_does_not_matter(compose: Compose) -> None:
 def test_the_exceptions_are_keys_of_some_configuration(compose: Compose) -> None:
     """A misspelt exception would count as a difference for ever."""
     everything = [compose(), compose("dataset=cifar10"), compose("dataset=image_folder", "dataset.path=x")]
+    everything += [compose("dataset=edm_zip", "dataset.path=x")]
     everything += [compose("dataset=diode"), compose("dataset=imagenet256_inpainting")]
     assert {f"dataset.images.{key}" for key in everything[-1]["dataset"]["images"]} > {"dataset.images.path"}
     everything.append(compose("distillation=progressive"))

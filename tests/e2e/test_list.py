@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffexp.tasks.diff import differences
+from diffexp.launch.difference import table_of
 from diffexp.tasks.list import best_row, spell_count
 from tests.e2e.conftest import SMALL, Command
 
@@ -99,7 +99,7 @@ def test_a_recipe_and_its_run(command: Command, trained, tmp_path):
 def test_what_the_grid_says_is_said_once():
     a = {"grid.p": 2.0, "sampler.grid.p": 2.0, "evaluation.arms.x.grid.p": 2.0, "evaluation.arms.y.grid.p": 2.0}
     b = {"grid.p": 3.0, "sampler.grid.p": 3.0, "evaluation.arms.x.grid.p": 3.0, "evaluation.arms.y.grid.p": 4.0}
-    assert differences(a, b) == [("evaluation.arms.y.grid.p", "2.0", "4.0"), ("grid.p", "2.0", "3.0")]
+    assert table_of([a, b]) == [("evaluation.arms.y.grid.p", "2.0", "4.0"), ("grid.p", "2.0", "3.0")]
 
 
 @pytest.mark.parametrize(

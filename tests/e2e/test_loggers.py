@@ -114,3 +114,30 @@ def test_a_dashboard_that_is_not_installed_is_refused_before_anything(
             "diffexp: logger=wandb: needs the package wandb; pip install 'diffexp[wandb]', or logger=none\n"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of wandb-workspaces, about pydantic
+def test_the_dashboard_of_a_folder_of_runs(command: Command, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb_workspaces")
+    shutil.copytree(trained, tmp_path / "runs" / "gddim_vp" / trained.name)
+    words = ["task=dashboard", "logger=wandb", "logger.mode=offline"]
+    answer = command(*words)
+    assert answer.code == 0, answer.err
+    said = "dashboard: runs/dashboard.json (offline: nothing was sent; logger.mode=online saves it to W&B)\n"
+    assert answer.out == said
+    view = json.loads((tmp_path / "runs" / "dashboard.json").read_text())
+    sections = {part["name"]: part["panels"] for part in view["spec"]["section"]["panelBankConfig"]["sections"]}
+    names = ("ddim", "ddpm", "heun")
+    assert sections["By NFE"][0]["config"]["metrics"] == [f"by_nfe/fd_digits/{name}" for name in names]
+    assert [panel["config"]["mediaKeys"] for panel in sections["Samples"]] == [
+        [f"eval/samples_{name}"] for name in names
+    ]
+    for wrong, reason in (
+        (["task=dashboard"], "task=dashboard draws W&B's: add logger=wandb"),
+        ([*words, "sweep=nowhere"], "sweep=nowhere: no such folder"),
+        (["task=dashboard", "logger=wandb", "logger.mode=online"], "Or use logger.mode=offline"),
+    ):
+        answer = command(*wrong)
+        assert answer.code == 2
+        assert reason in answer.err
+        assert len(answer.err.splitlines()) == 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.benchmarks import __main__ as bench
-from experiments.benchmarks import clock, report, sampling, startup, sweep, training
+from experiments.benchmarks import clock, evaluation, report, sampling, startup, sweep, training
 from experiments.benchmarks.clock import Ratio, Spent, ratio, take_turns
 from experiments.benchmarks.parts import Halved, compose, enough
 
@@ -245,3 +245,21 @@ def test_results_are_written_and_a_missed_target_fails(monkeypatch, tmp_path, ca
 def test_the_table_says_what_counts(found, verdict, passed):
     assert found.passed is passed
     assert verdict in report.table([found]).splitlines()[-1]
+
+
+def test_one_pass_and_torch_fidelity_measure_the_same():
+    pytest.importorskip("torch_fidelity")
+    (found,) = evaluation.one_pass(1, n=40)
+    assert found.name == "one_pass"
+    assert found.notes["largest_difference"] < 1e-4
+    assert 0.0 < found.value < 5.0
+    assert (found.target, set(found.seconds)) == (0.8, {"one_pass", "png_and_torch_fidelity"})
+
+
+def test_the_two_frechet_distances_are_equal(monkeypatch):
+    (found,) = evaluation.frechet(1, dim=48)
+    assert found.notes["relative_difference"] < 1e-9
+    assert math.isfinite(found.value)
+    monkeypatch.setattr(evaluation, "frechet_distance", lambda *moments: 1.0)
+    with pytest.raises(ValueError, match="the two Frechet distances differ by"):
+        evaluation.frechet(1, dim=8)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from experiments.benchmarks import report, sampling, startup, sweep, training
+from experiments.benchmarks import evaluation, report, sampling, startup, sweep, training
 from experiments.benchmarks.clock import Ratio
 from experiments.benchmarks.parts import single_thread
 
@@ -25,6 +25,8 @@ MEASUREMENTS: dict[str, Callable[[], list[Ratio]]] = {
     "step": lambda: training.step(30),
     "start": lambda: startup.start(5),
     "average": lambda: startup.average(200),
+    "pass": lambda: evaluation.one_pass(5),
+    "frechet": lambda: evaluation.frechet(2),
     "sweep": lambda: sweep.sweep(2),
 }
 

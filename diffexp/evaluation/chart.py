@@ -214,7 +214,7 @@ def notes(arms: Sequence[Summary], controls: Sequence[Summary], protocol: Protoc
 
 
 def looks(arms: Sequence[Summary]) -> dict[str, Look]:
-    """Label -> look. Of several runs with several samplers each, the colour is the run and the marker the sampler."""
+    """Label -> look. Of several runs with several samplers each, colour and dashes are the run, markers samplers."""
     kinds = {arm.label: (arm.tag, arm.plain_label) for arm in arms}
     tags, samplers = (list(dict.fromkeys(kind[part] for kind in kinds.values())) for part in (0, 1))
     if len(tags) == 1 or len(samplers) == 1:
@@ -226,8 +226,9 @@ def looks(arms: Sequence[Summary]) -> dict[str, Look]:
     colours = _colours(len(tags))
     found = {}
     for label, (tag, sampler) in kinds.items():
-        place = samplers.index(sampler)
-        found[label] = Look(colours[tags.index(tag)], *_STYLES[place % len(_STYLES)][1:], place >= len(_STYLES))
+        run, kind = tags.index(tag), samplers.index(sampler)
+        marker, dashes = _STYLES[kind % len(_STYLES)][1], _STYLES[run % len(_STYLES)][2]
+        found[label] = Look(colours[run], marker, dashes, (kind // len(_STYLES) + run // len(_STYLES)) % 2 == 1)
     return found
 
 

@@ -72,10 +72,12 @@ class Picture:
     Attributes:
         file: its name in the report's folder.
         alt: what it shows, in a few words.
+        run: which run's it is, where several are reported.
     """
 
     file: str
     alt: str
+    run: str = ""
 
 
 MARKS = re.compile(

@@ -156,13 +156,19 @@ def neighbours(folder: Path) -> list[Block]:
     intro = (
         f"Samples of {found.arm} at NFE {found.nfe:g} (`{found.checkpoint}`), each above its nearest training images "
         f"by {found.space}, found among {found.searched:,} of {found.of:,}. Median distance of the samples "
-        f"**{statistics.median(samples):.3g}**, of as many held-out images "
-        f"**{statistics.median(found.held_out):.3g}**: samples that are much nearer than held-out images are copies."
+        f"**{_spell(statistics.median(samples))}**, of as many held-out images "
+        f"**{_spell(statistics.median(found.held_out))}**: samples that are much nearer than held-out images are "
+        "copies."
     )
     header = ["distance", *(str(place) for place in range(1, len(samples) + 1))]
-    body = [[_NAMES[k], *(f"{row[k]:.3g}" for row in found.distances)] for k in range(len(found.distances[0]))]
-    body.append(["held out, nearest", *_padded([f"{value:.3g}" for value in found.held_out], len(samples))])
+    body = [[_NAMES[k], *(_spell(row[k]) for row in found.distances)] for k in range(len(found.distances[0]))]
+    body.append(["held out, nearest", *_padded([_spell(value) for value in found.held_out], len(samples))])
     return [Heading(2, "Nearest training images"), intro, Picture(PICTURE, "Samples"), Table(header, body, 1)]
+
+
+def _spell(value: float) -> str:
+    """Three digits, zeros at the end too."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _padded(cells: Sequence[str], count: int) -> list[str]:

@@ -17,7 +17,7 @@ from diffexp.core.files import write_text_atomic
 from diffexp.evaluation import published, roster, section, trainings
 from diffexp.evaluation.chain import chains
 from diffexp.evaluation.collect import MOST_COLUMNS, TARGET, Run, collect, telling, varied
-from diffexp.evaluation.document import Block, Heading, Table
+from diffexp.evaluation.document import Block, Heading, Picture, Table
 from diffexp.evaluation.protocol import Protocol
 from diffexp.evaluation.report import REPORT_FILE, cited, distinct, figures, write_pages
 from diffexp.evaluation.results import COLUMNS, RESULTS_FILE, Row, cells
@@ -29,6 +29,7 @@ from diffexp.evaluation.table import (
     summarise_groups,
 )
 
+_MOST_PICTURES = 16
 _NAME = "run"  # the column that tells runs apart when nothing that was said does
 # Settings that the columns `sampler` and `grid` of the results, or the protocol, tell by themselves.
 _TOLD = ("sampler", "grid", "evaluation")
@@ -68,6 +69,7 @@ def write_overview(folder: Path, required: bool = False) -> Path:
     configs, rows = list(recipes.values()), [row for group in groups for row in group.run.rows]
     if len(recipes) == 1:  # of several runs each sampler would have several columns: their own reports have them
         parts += published.published(configs[0], used, rows if len(groups) == 1 else ())
+    parts += _samples(folder, groups)
     write_pages(folder, [*parts, *_provenance(groups), *cited(folder, configs, used, rows)])
     return Path(min(os.path.relpath(folder), str(folder), key=len)) / REPORT_FILE
 
@@ -170,6 +172,19 @@ def _matrix(arms: Sequence[Summary], groups: Sequence[_Group]) -> list[Block]:
     ]
     header = [*keys, "sampler", *(f"NFE {budget}" for budget in budgets)]
     return [Table(header, body, len(keys) + 1), section.caption(arms)]
+
+
+def _samples(folder: Path, groups: Sequence[_Group]) -> list[Block]:
+    """The picture grids of all runs, where they are few enough to be looked at together."""
+    found = [
+        Picture(Path(os.path.relpath(path, folder)).as_posix(), f"Samples, {group.tag}", group.tag or group.run.name)
+        for group in groups
+        for path in sorted((group.run.folder or folder).glob("samples_*.png"))
+    ]
+    if not 0 < len(found) <= _MOST_PICTURES:
+        return []
+    intro = "A column starts from the same noise in every row, for every sampler and run of one evaluation seed."
+    return [Heading(2, "Samples"), intro, *found]
 
 
 def _provenance(groups: Sequence[_Group]) -> list[Block]:

@@ -146,6 +146,7 @@ def _picture(block: Picture, folder: Path) -> str:
         image = f'<img src="data:image/png;base64,{data}" alt="{escape(block.alt)}">'
         return f"<figure>{image}<figcaption>{escape(block.alt)}. {link}</figcaption></figure>"
     title, rows = grid
+    title = f"{block.run}: {title}" if block.run else title
     lines = [
         f'<div class="strip"><span>{escape(label)}</span>{_strip(images, f"{block.alt}, {label}")}</div>'
         for label, images in rows

@@ -84,13 +84,14 @@ def _nearest(
 def _fields(dataset: str, metric: str, entries: Sequence[Mapping[str, Any]], protocol: Protocol, seeds: int) -> Table:
     """Both protocols, field by field; papers leave much of theirs unsaid."""
     n = entries[0].get("n")
-    unknown = "not stated in the recipe"
+    unknown, fid = "not stated in the recipe", _plain(metric) == "fid"
+    other = fid and _plain(protocol.metric) != "fid"
     body = [
         ["data", dataset, f"{protocol.dataset}, split {protocol.split}", _plain(dataset) == _plain(protocol.dataset)],
         ["metric", metric, protocol.metric, _plain(metric) == _plain(protocol.metric)],
         ["images", f"{n:,}" if n else f"{PAPER_N:,} as a rule", f"{protocol.n:,}", protocol.n == (n or PAPER_N)],
         ["number", "as printed", f"mean over {seeds} evaluation seeds", None],
-        ["features", "Inception" if _plain(metric) == "fid" else unknown, protocol.extractor, None],
+        ["features", "Inception" if fid else unknown, protocol.extractor, False if other else None],
         ["quantisation, resize", unknown, f"{protocol.quantise}, {protocol.resize}", None],
     ]
     words = {True: "same", False: "**differs**", None: "may differ"}

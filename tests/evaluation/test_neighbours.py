@@ -57,10 +57,10 @@ def test_a_part_of_many_images_is_searched(tmp_path, planted, dataset, settings,
     assert save_neighbours(tmp_path, planted, dataset, settings) == found, "the same part each time"
     _, text, picture, table = neighbours(tmp_path)
     assert "found among 120 of 600" in text
-    assert f"**{np.median(found.held_out):.3g}**" in text
+    assert f"**{np.median(found.held_out):#.3g}**" in text
     assert picture.file == "neighbours.png"
     assert [row[0] for row in table.rows] == ["nearest", "second", "third", "held out, nearest"]
-    assert table.rows[0][1:] == [f"{row[0]:.3g}" for row in found.distances]
+    assert table.rows[0][1:] == [f"{row[0]:#.3g}" for row in found.distances]
 
 
 def test_without_samples_there_is_nothing_and_damage_is_named(tmp_path, planted, dataset, settings, provenance):

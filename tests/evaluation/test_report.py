@@ -200,7 +200,7 @@ def test_notes_of_any_length_leave_room_for_the_curves(tmp_path, found):
 
 @pytest.mark.filterwarnings("error")
 def test_many_runs_and_samplers_stay_legible(tmp_path, found):
-    """The colour is the run, the marker the sampler; the legend stands beside the axes and is whole."""
+    """Colour and dashes are the run, the marker the sampler; the legend stands beside the axes and is whole."""
     rows = [row for row in found.rows if row.control is None]
     tags = [f"optimizer.lr=0.00{i}, prediction=v" for i in range(8)]
     arms = summarise_groups([(tag, rows) for tag in tags])
@@ -208,6 +208,7 @@ def test_many_runs_and_samplers_stay_legible(tmp_path, found):
     assert list(drawn) == [f"{name} ({tag})" for tag in tags for name in ("ddim", "heun")]
     assert len(set(drawn.values())) == 16
     assert len({look.colour for look in drawn.values()}) == 8
+    assert len({(look.marker, look.dashes, look.filled) for look in drawn.values()}) == 16, "without colour too"
     assert {label[:4]: look.marker for label, look in drawn.items()} == {"ddim": "o", "heun": "s"}
     (wide, *_), (plain, *_) = (
         draw_chart(distance_chart(some, [], found.protocols[0]), tmp_path / name)

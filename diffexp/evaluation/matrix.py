@@ -14,12 +14,8 @@ from diffexp.prediction.oracle.gaussian import Voiced
 from diffexp.sampler.loop import Sampler
 
 _EXACT = 1e-12  # an error this small is rounding
-_SMALLEST = 1e-8  # one this small says nothing of an order any more
-_STEPS = (
-    128,
-    64,
-    32,
-)  # between the first of these and twice as many an order is measured, where errors are large enough
+_SMALLEST = 1e-7  # one this small says nothing of an order any more
+_STEPS = (128, 64, 32, 16, 8)  # an order is measured between the first that leaves such an error, and twice as many
 _SAME = 1e-6  # how far predictions of one law may be apart, relative
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 
 from diffexp.core.errors import ConfigError
 from diffexp.evaluation.matrix import Cell, MatrixSettings, largest_difference
-from diffexp.evaluation.matrix_text import BEGIN, END, inserted
+from diffexp.evaluation.matrix_text import BEGIN, END, inserted, orders
 from diffexp.launch.layout import read_layout, read_yaml
 from diffexp.tasks.build import make_node
 from diffexp.tasks.matrix import cells_of, compose_choices
 
 LAYOUT = read_layout()
+README = Path(__file__).parents[2] / "README.md"
 PART = {
     "processes": ["vp", "ddpm", "cld", "bridge_vp", "ddm_linear"],
     "samplers": ["ddim", "gddim", "heun", "euler_maruyama", "sscs", "dbim", "ddm_posterior", "consistency", "estimate"],
@@ -129,6 +131,31 @@ def test_mistakes_are_refused_before_anything_is_measured(command, words, said) 
     assert said in answer.err
     assert answer.err.count("\n") == 1
     assert list(Path().iterdir()) == []
+
+
+def _readme_tables() -> list[list[list[str]]]:
+    block = README.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    tables: list[list[list[str]]] = []
+    for chunk in block.strip().split("\n\n"):
+        if chunk.startswith("|"):
+            tables.append(
+                [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in chunk.split("\n")]
+            )
+    return tables
+
+
+def test_the_tables_of_the_readme_are_of_these_groups() -> None:
+    """All processes and samplers, and where it was measured here, the same orders and refusals."""
+    by_sampler, by_prediction = _readme_tables()
+    header, rows = [name.strip() for name in by_sampler[0][1:]], {row[0]: row[1:] for row in by_sampler[2:]}
+    assert [name.strip(" `") for name in header] == list(LAYOUT.choices["sampler"])
+    assert list(rows) == list(LAYOUT.choices["process"]) == [row[0] for row in by_prediction[2:]]
+    named = {name for row in by_prediction[2:] for name in re.findall(r"\w+", row[1])}
+    assert set(LAYOUT.choices["prediction"]) <= named
+    for line in orders(list(part().values())).split("\n")[2:]:
+        process, *cells = [cell.strip(" `") for cell in line.strip("|").split(" | ")]
+        for sampler, cell in zip(PART["samplers"], cells, strict=True):
+            assert rows[process][LAYOUT.choices["sampler"].index(sampler)].strip() == cell, (process, sampler)
 
 
 def test_tables_go_between_the_marks_alone() -> None:

@@ -23,7 +23,9 @@ WORDS = (
 def sweep(rounds: int, words: Sequence[str] = WORDS, points: Sequence[int] = POINTS) -> list[Ratio]:
     """Evaluations of one checkpoint in commands of their own, images and distances made anew each time.
 
-    The network is small: what is compared is what every command repeats (imports, composing, network, features).
+    The network is small: what is compared is what every command repeats (imports, composing, network, features). The
+    target binds the job that is told all budgets; the same as jobs of a multirun, each of which writes its own report,
+    is information.
 
     Raises:
         RuntimeError: when a budget has not been measured.
@@ -45,8 +47,19 @@ def sweep(rounds: int, words: Sequence[str] = WORDS, points: Sequence[int] = POI
         raise RuntimeError(f"the commands measured NFE {sorted(found)} in place of {sorted(points)}")
     notes = {"points": len(points), "evaluations": sum(points), "images": 200}
     return [
-        ratio(f"sweep_{name}", f"{text} / {len(points)} commands", spent, (name, "separate"), TARGET, **notes)
-        for name, text in (("multirun", "a sweep (-m) of 8 budgets"), ("one_job", "one job of 8 budgets"))
+        ratio(
+            f"sweep_{name}",
+            f"{text} / {len(points)} commands",
+            spent,
+            (name, "separate"),
+            TARGET,
+            binding=binds,
+            **notes,
+        )
+        for name, text, binds in (
+            ("one_job", "one job of 8 budgets", True),
+            ("multirun", "-m, 8 jobs of a budget", False),
+        )
     ]
 
 

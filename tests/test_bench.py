@@ -196,7 +196,7 @@ def test_sweep_compares_commands_that_do_the_same(monkeypatch, pass_time):
     monkeypatch.setattr(sweep, "read_rows", lambda path: rows)
     found = {item.name: item for item in sweep.sweep(1, ("a=1",), (2, 3))}
     assert {name: item.value for name, item in found.items()} == {"sweep_multirun": 1.5, "sweep_one_job": 1.0}
-    assert (found["sweep_multirun"].passed, found["sweep_one_job"].passed) == (True, False)  # one of them is information
+    assert (found["sweep_multirun"].passed, found["sweep_one_job"].passed) == (True, False)  # one is information
     assert "task=train" in called[0]
     assert ["-m", "evaluation.nfe=[2],[3]"] in [words[-2:] for words in called]
     assert sum("evaluation.again=true" in words for words in called) == len(called) - 1 == 2 * (2 + 1 + 1)

@@ -172,7 +172,7 @@ class _Seeker:
         with self._progress:
             return search(
                 self._plan.grid, self._make, self._ask, settings.attempts, keyed_shares(settings.seeds[0]),
-                settings.rounded, self._note, settings.modes, settings.caps[:-1], self._progress.begin,
+                settings.rounded, self._note, settings.modes, settings.caps[:-1], self._progress.begin, fitting=True,
             )  # fmt: skip
 
     def _make(self, start: Start, mode: Mode) -> Tensor:

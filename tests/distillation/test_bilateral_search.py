@@ -200,6 +200,33 @@ def test_attempts_start_around_the_buckets_of_the_grid(rounded):
     assert buckets.best[2].key == f"{moved[1].alpha:.2f},{moved[1].beta:.2f}"
 
 
+def test_attempts_that_hold_more_noise_than_their_level_can_be_left_out():
+    """The start itself is just within: 0.6^2 + 0.64 = 1; upwards of it nothing fits."""
+    edge, seen = Start(0.6, 0.64), []
+    assert edge.fits
+    assert not Start(0.6, 0.65).fits
+
+    def make(start: Start, mode: str) -> Tensor:
+        seen.append(start)
+        return torch.tensor([start.beta], dtype=torch.float64)
+
+    shares = lambda steps, attempt: ((0.9, 0.9), (0.1, 0.1))[attempt]  # noqa: E731
+    for fitting, count in ((True, 2), (False, 3)):
+        seen.clear()
+        search([edge], make, lambda betas: [0.0], 2, shares, modes=["ddpm"], fitting=fitting)
+        assert len(seen) == count
+    assert [start.fits for start in seen] == [True, False, True]
+
+
+def test_a_longer_schedule_is_assessed_cut_off_too():
+    """Without its steps nearest to the data, as if the cap had come earlier."""
+    betas = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    buckets = search([BEGIN], lambda start, mode: betas, lambda found: [0.0], modes=["ddim"], cuts=[2, 4, 9])
+    assert {steps: found.betas.tolist() for steps, found in buckets.best.items()} == {
+        4: [0.1, 0.2, 0.3, 0.4], 2: [0.3, 0.4],
+    }  # fmt: skip
+
+
 def test_shares_belong_to_seed_steps_and_attempt():
     first, again, other = keyed_shares(0), keyed_shares(0), keyed_shares(1)
     drawn = [first(steps, attempt) for steps in (3, 4) for attempt in range(3)]

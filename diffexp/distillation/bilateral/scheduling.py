@@ -43,6 +43,11 @@ class Start:
     alpha: float
     beta: float
 
+    @property
+    def fits(self) -> bool:
+        """Whether `check` lets it pass."""
+        return 0.0 < self.alpha < 1.0 and 0.0 < self.beta <= (1.0 - self.alpha) * (1.0 + self.alpha)
+
     def check(self) -> None:
         """Raise ConfigError for a level that is none, or a step that is larger than its level."""
         if not 0.0 < self.alpha < 1.0:

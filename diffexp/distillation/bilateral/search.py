@@ -133,6 +133,7 @@ def search(
     modes: Sequence[Mode] = MODES,
     cuts: Sequence[int] = (),
     on_stage: Callable[[str, int], None] | None = None,
+    fitting: bool = False,
 ) -> Buckets:
     """Assess the grid, then `attempts` starts around that of each bucket; a schedule of each mode for each start.
 
@@ -146,7 +147,9 @@ def search(
         modes: whose steps schedules are made with, in order.
         cuts: numbers of steps; a longer schedule is assessed once more without its steps nearest to the data, as if
             one of these had been its cap.
-        on_stage: called with (what follows, how many schedules are made in it) before the grid and before the attempts.
+        on_stage: called with (what follows, at most how many schedules it makes) before the grid and the attempts.
+        fitting: leave out attempts whose step would hold more noise than its level, see `Start.check`; the released
+            code takes that step alone for a schedule.
     """
     buckets, shares = Buckets(), shares or keyed_shares(0)
     on_stage = on_stage or (lambda what, schedules: None)
@@ -168,5 +171,7 @@ def search(
     for steps in filled:
         centre = buckets.best[steps].noted(rounded)
         for attempt in range(attempts):
-            assess(around(centre, shares(steps, attempt)))
+            moved = around(centre, shares(steps, attempt))
+            if moved.fits or not fitting:
+                assess(moved)
     return buckets

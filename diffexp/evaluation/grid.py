@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from diffexp.core.errors import DiffexpError
 from diffexp.core.files import atomic_path
 
 if TYPE_CHECKING:
@@ -80,12 +81,18 @@ def read_grid(path: Path) -> tuple[str, list[tuple[str, np.ndarray]]] | None:
 
     Returns:
         the title, and from top to bottom (label, uint8 (k, H, W, 3) in their own size); None for any other PNG.
+
+    Raises:
+        DiffexpError: the file is no picture.
     """
     from PIL import Image
 
-    with Image.open(path) as picture:
-        note = picture.info.get(_NOTE)
-        pixels = np.asarray(picture.convert("RGB"))
+    try:
+        with Image.open(path) as picture:
+            note = picture.info.get(_NOTE)
+            pixels = np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise DiffexpError(f"{path} cannot be read as a picture") from error
     if note is None:
         return None
     layout = _Layout(**json.loads(note))

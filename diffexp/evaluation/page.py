@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffexp.core.errors import DiffexpError
 from diffexp.evaluation import vector
 from diffexp.evaluation.document import MARKS, Block, Code, Figure, Heading, Item, Picture, Table, plain
 from diffexp.evaluation.grid import read_grid
@@ -139,8 +140,11 @@ def _figure(block: Figure) -> str:
 
 def _picture(block: Picture, folder: Path) -> str:
     """Images row by row, in their own size; of a file that does not tell its rows, the whole."""
-    grid = read_grid(folder / block.file)
     link = f'<a href="{escape(block.file)}">PNG</a>'
+    try:
+        grid = read_grid(folder / block.file)
+    except DiffexpError:  # the numbers are worth a page all the same
+        return f"<figure><figcaption>{escape(block.alt)}: the picture cannot be read. {link}</figcaption></figure>"
     if grid is None:
         data = base64.b64encode((folder / block.file).read_bytes()).decode()
         image = f'<img src="data:image/png;base64,{data}" alt="{escape(block.alt)}">'

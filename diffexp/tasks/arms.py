@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffexp.evaluation.searched import searched_arms
+from diffexp.core.errors import ConfigError
+from diffexp.evaluation.searched import reads_own_file, searched_arms
 from diffexp.evaluation.settings import Arm
+from diffexp.sampler.grid_file import File
 from diffexp.sampler.schedule_file import NAME
 from diffexp.tasks.build import Config, make_node
 from diffexp.tasks.restore import Restored
 
 
 def arms_of(config: Config, schedules: Path | None) -> tuple[list[Arm], list[str]]:
-    """(arms, names of those that wait for schedules); errors as for `evaluation.settings.build_arms`."""
-    shown, scale = (config.get("search") or {}).get("shown"), config["choices"]["scale"]
-    return searched_arms(config["evaluation"], config["sampler"], make_node, scale, schedules, shown)
+    """(arms, names of those that wait for schedules).
+
+    Raises:
+        ConfigError: as for `evaluation.settings.build_arms`; and where no search will ever give what arms wait for.
+    """
+    search, scale = config.get("search") or {}, config["choices"]["scale"]
+    arms, missing = searched_arms(
+        config["evaluation"], config["sampler"], make_node, scale, schedules, search.get("shown")
+    )
+    if missing and not search:
+        node = config["evaluation"]["arms"][missing[0]]
+        if reads_own_file(node):
+            File().refuse()
+        raise ConfigError(f"evaluation.arms.{missing[0]}.nfe=searched: there is no search here: name numbers")
+    return arms, missing
 
 
 def schedules_of(restored: Restored | None) -> Path | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from diffexp.evaluation.comparison import verdicts
+from diffexp.evaluation.markdown import markdown
 from diffexp.evaluation.protocol import Provenance
 from diffexp.evaluation.results import Row
 from diffexp.evaluation.settings import Arm, EvaluationSettings
@@ -63,7 +64,7 @@ def words(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
     for repeat in range(REPEATS):
         seeds = range(repeat * SEEDS, (repeat + 1) * SEEDS)
         own = [row for row in rows if row.seed in seeds and row.sampler in names]
-        table = verdicts(summarise_arms(own))
+        table = markdown(verdicts(summarise_arms(own)))
         found.append([line.split("|")[-2].strip() for line in table.splitlines() if line.startswith(f"| {NFE} |")])
     assert {len(line) for line in found} == {len(names) - 1}
     return found

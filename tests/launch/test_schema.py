@@ -57,7 +57,7 @@ CASES = [
     ("sampler.stepper._target_", "diffexp.network.toy.Huen", "diffexp.network.toy has no 'Huen'; did you mean 'Heun'?"),
     ("sampler.stepper._target_", "diffexp.toi.Heun", "diffexp has no 'toi'; choose from"),
     ("evaluation.arms.ddim.nfe", [5, "x"], "evaluation.arms.ddim.nfe[1]=x: expected int"),
-    ("evaluation.arms.ddim.nfe", "five", "evaluation.arms.ddim.nfe=five: expected int or list[int]"),
+    ("evaluation.arms.ddim.nfe", "five", "evaluation.arms.ddim.nfe=five: expected int or one of 'searched'"),
     ("evaluation.arms.ddim.clip", 1, "evaluation.arms.ddim.clip=1: expected bool"),
     ("evaluation.arms.ddim.nfes", [5], "evaluation.arms.ddim.nfes: Sampler has no argument 'nfes'"),
     ("evaluation.only", 3, "evaluation.only=3: expected str or null"),

@@ -59,7 +59,7 @@ def write_overview(folder: Path, required: bool = False) -> Path:
     if groups:
         _write_rows(folder / RESULTS_FILE, groups, keys)
     parts: list[Block] = [*roster.head(folder, runs), *roster.jobs(runs, keys, folder), *roster.unfinished(runs)]
-    parts += [*roster.configurations(runs, keys[:MOST_COLUMNS]), *chains(runs)]
+    parts += chains(runs)
     names = dict.fromkeys(row.protocol for group in groups for row in group.run.rows)
     used = [require_one_protocol(_rows(groups, name), _protocols(groups)) for name in names]
     parts += section.protocols(used)
@@ -69,7 +69,7 @@ def write_overview(folder: Path, required: bool = False) -> Path:
     configs, rows = list(recipes.values()), [row for group in groups for row in group.run.rows]
     if len(recipes) == 1:  # of several runs each sampler would have several columns: their own reports have them
         parts += published.published(configs[0], used, rows if len(groups) == 1 else ())
-    parts += _samples(folder, groups)
+    parts += [*_samples(folder, groups), *roster.configurations(runs, keys[:MOST_COLUMNS])]  # long: after the numbers
     write_pages(folder, [*parts, *_provenance(groups), *cited(folder, configs, used, rows)])
     return Path(min(os.path.relpath(folder), str(folder), key=len)) / REPORT_FILE
 

@@ -37,9 +37,7 @@ def with_searched(
     """
     arms, missing = {}, []
     for name, arm in (node.get("arms") or {}).items():
-        own = arm.get("nfe")
-        budgets = own.get(scale) if isinstance(own, Mapping) else own
-        wanted = _words(budgets)
+        wanted = _words(arm, scale)
         numbers = sorted({n for word in wanted for n in (steps if word == SEARCHED else [word])})
         idle = SEARCHED in wanted and not numbers and node.get("nfe") is None
         if path is None and (idle or reads_own_file(arm)):
@@ -52,8 +50,15 @@ def with_searched(
     return {**node, "arms": arms}, missing
 
 
-def _words(budgets: Any) -> list[Any]:
-    """Budgets as a list; empty for none."""
+def is_searched(arm: Mapping[str, Any], scale: str) -> bool:
+    """Whether an arm has what a search finds among its budgets."""
+    return SEARCHED in _words(arm, scale)
+
+
+def _words(arm: Mapping[str, Any], scale: str) -> list[Any]:
+    """The budgets of an arm at a scale, as a list; empty for none."""
+    own = arm.get("nfe")
+    budgets = own.get(scale) if isinstance(own, Mapping) else own
     return list(budgets) if isinstance(budgets, (list, tuple)) else [] if budgets is None else [budgets]
 
 

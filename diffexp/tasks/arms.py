@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffexp.core.errors import ConfigError
-from diffexp.evaluation.searched import reads_own_file, searched_arms
+from diffexp.evaluation.searched import is_searched, searched_arms
 from diffexp.evaluation.settings import Arm
 from diffexp.sampler.grid_file import File
 from diffexp.sampler.schedule_file import NAME
@@ -17,17 +16,15 @@ def arms_of(config: Config, schedules: Path | None) -> tuple[list[Arm], list[str
     """(arms, names of those that wait for schedules).
 
     Raises:
-        ConfigError: as for `evaluation.settings.build_arms`; and where no search will ever give what arms wait for.
+        ConfigError: as for `evaluation.settings.build_arms`; and for a grid without its file where nothing is searched.
     """
     search, scale = config.get("search") or {}, config["choices"]["scale"]
     arms, missing = searched_arms(
         config["evaluation"], config["sampler"], make_node, scale, schedules, search.get("shown")
     )
-    if missing and not search:
-        node = config["evaluation"]["arms"][missing[0]]
-        if reads_own_file(node):
-            File().refuse()
-        raise ConfigError(f"evaluation.arms.{missing[0]}.nfe=searched: there is no search here: name numbers")
+    # An arm that says `searched` is refused where a run would wait for it; numbers beside a file that is missing, here.
+    if not search and any(not is_searched(config["evaluation"]["arms"][name], scale) for name in missing):
+        File().refuse()
     return arms, missing
 
 

@@ -92,7 +92,8 @@ def plan_search(config: Config, parts: Parts) -> Plan | None:
     report = build_settings(config["evaluation"], make_node)
     times = parts.process.num_steps or method.times
     floor = settings.floor or smallest_beta(parts.process, times)
-    return Plan(settings, report, starts(parts.process, settings.bins, times), times, floor)
+    grid = settings.starts or starts(parts.process, settings.bins, times)
+    return Plan(settings, report, grid, times, floor)
 
 
 def searched_already(config: Config, parts: Parts, plan: Plan, checkpoint: str, folder: Path) -> Path | None:

@@ -174,6 +174,8 @@ def test_without_schedules_an_evaluation_leaves_their_arms_out(copy: Path, comma
     ("words", "reason"),
     [
         (["search.seeds=[1]"], "search.seeds=[1]: 1 of evaluation.seeds"),
+        (["search.starts=[[0.5,0.8]]"], "beta_N=0.8 at alpha_N=0.5: must be above 0 and at most 1 - alpha_N^2 = 0.75"),
+        (["search.starts=[[0.5]]"], "search.starts=[[0.5]]: give pairs [alpha_N,beta_N]"),
         (["search.reference=train"], "search.reference=train: the report compares with this split"),
         (["search.metrics=[fidd]"], "search.metrics: no metric 'fidd' to judge by"),
         (["evaluation.extractor=null"], "search.metrics: distance needs features"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffexp.core.errors import ConfigError, nearest
 from diffexp.dataset.split import SplitName
-from diffexp.distillation.bilateral.scheduling import Mode
+from diffexp.distillation.bilateral.scheduling import Mode, Start
 from diffexp.distillation.bilateral.search import MODES
 
 DISTANCE = "distance"
@@ -30,6 +30,7 @@ class SearchSettings:
         reference: the split that the judge compares with; not that of the report, `evaluation.reference`.
         shown: how many of the numbers of steps that were found stand in the report, evenly in their logarithm; None:
             all.
+        starts: pairs (alpha_N, beta_N) in the place of the grid; None: the grid of `bins`.
 
     Raises:
         ConfigError: for a value out of range.
@@ -51,6 +52,7 @@ class SearchSettings:
         metrics: list[str] | None = None,
         reference: SplitName = "test",
         shown: int | None = None,
+        starts: list[list[float]] | None = None,
     ) -> None:
         caps, modes = [100] if caps is None else caps, list(MODES) if modes is None else modes
         metrics = [DISTANCE] if metrics is None else metrics
@@ -86,6 +88,17 @@ class SearchSettings:
         self.metrics = list(dict.fromkeys(metrics))
         self.reference: SplitName = reference
         self.shown = shown
+        self.starts = None if starts is None else _starts(starts)
+
+
+def _starts(pairs: list[list[float]]) -> list[Start]:
+    """The starts that were named; ConfigError for what is no start."""
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise ConfigError(f"search.starts={pairs}: give pairs [alpha_N,beta_N], e.g. [[0.5,0.3]], or null for the grid")
+    found = [Start(*pair) for pair in pairs]
+    for start in found:
+        start.check()
+    return found
 
 
 def _require_counts(**counts: int) -> None:

@@ -92,7 +92,8 @@ def plan_search(config: Config, parts: Parts) -> Plan | None:
     report = build_settings(config["evaluation"], make_node)
     times = parts.process.num_steps or method.times
     floor = settings.floor or smallest_beta(parts.process, times)
-    grid = settings.starts or starts(parts.process, settings.bins, times)
+    named = settings.starts
+    grid = starts(parts.process, settings.bins, times) if named is None else [Start(*pair) for pair in named]
     return Plan(settings, report, grid, times, floor)
 
 

@@ -106,6 +106,17 @@ def test_the_same_command_again_does_nothing(copy: Path, trained: Path, command:
     assert (copy / "search.jsonl").read_bytes() == before
 
 
+def test_starts_of_ones_own_take_the_place_of_the_grid(copy: Path, command: Command) -> None:
+    before = len(lines(copy))
+    words = [word.replace("attempts=1", "attempts=0") for word in AGAIN]
+    answer = command("task=search", f"ckpt={copy}", *words, "search.starts=[[0.5,0.3],[0.7,0.2]]")
+    assert answer.code == 0, answer.err
+    new = [(line["alpha"], line["beta"]) for line in lines(copy)[before:]]
+    assert set(new) == {(0.5, 0.3), (0.7, 0.2)}
+    kept = read_schedules(copy / "schedules.json").schedules
+    assert {(schedule.start["alpha"], schedule.start["beta"]) for schedule in kept} <= set(new)
+
+
 def test_a_larger_search_asks_only_what_is_new(copy: Path, command: Command) -> None:
     before, words = lines(copy), [word.replace("attempts=1", "attempts=2") for word in AGAIN]
     answer = command("task=search", f"ckpt={copy}", *words)

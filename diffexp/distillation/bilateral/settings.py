@@ -88,17 +88,17 @@ class SearchSettings:
         self.metrics = list(dict.fromkeys(metrics))
         self.reference: SplitName = reference
         self.shown = shown
-        self.starts = None if starts is None else _starts(starts)
+        self.starts = starts
+        if starts is not None:
+            _check_starts(starts)
 
 
-def _starts(pairs: list[list[float]]) -> list[Start]:
-    """The starts that were named; ConfigError for what is no start."""
+def _check_starts(pairs: list[list[float]]) -> None:
+    """Refuse what is no start: ConfigError."""
     if not pairs or any(len(pair) != 2 for pair in pairs):
         raise ConfigError(f"search.starts={pairs}: give pairs [alpha_N,beta_N], e.g. [[0.5,0.3]], or null for the grid")
-    found = [Start(*pair) for pair in pairs]
-    for start in found:
-        start.check()
-    return found
+    for pair in pairs:
+        Start(*pair).check()
 
 
 def _require_counts(**counts: int) -> None:
